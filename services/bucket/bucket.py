@@ -1,0 +1,131 @@
+"""Make the bucket, its versioning and MLflow's account in the object store. Run at every start; changes nothing twice."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+import tenacity
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SECRETS = Path("/run/secrets")
+DEADLINE_SECONDS = 60
+MISSING = {"404", "NoSuchBucket"}
+
+
+def read_credentials(name: str) -> tuple[str, str]:
+    """Return (access key, secret key) from an AWS credentials file."""
+    parser = configparser.ConfigParser()
+    if not parser.read(SECRETS / name):
+        sys.exit(f"bucket: {SECRETS / name} can't be read: start the stack's secrets service first")
+    section = parser["default"]
+    return section["aws_access_key_id"], section["aws_secret_access_key"]
+
+
+def connect(endpoint: str, credentials: tuple[str, str]) -> S3Client:
+    """Return an S3 client that fails quickly: waiting is this program's job, not the library's."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        aws_access_key_id=credentials[0],
+        aws_secret_access_key=credentials[1],
+        region_name="us-east-1",
+        config=Config(
+            connect_timeout=2, read_timeout=10, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}
+        ),
+    )
+
+
+def make_bucket(client: S3Client, bucket: str) -> None:
+    """Make `bucket` with versioning on, if it isn't so already. Raises ClientError, BotoCoreError."""
+    try:
+        client.head_bucket(Bucket=bucket)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in MISSING:
+            raise
+        client.create_bucket(Bucket=bucket)
+    if client.get_bucket_versioning(Bucket=bucket).get("Status") != "Enabled":
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+
+def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str, str], bucket: str) -> None:
+    """Make MLflow's user in MinIO, with rights on the one bucket only.
+
+    SeaweedFS reads the like from its configuration file (services/secrets). Protocol: MinIO's admin API, PUT
+    add-canned-policy, add-user and set-user-or-group-policy, each of which replaces what is there.
+    """
+    from minio.credentials import StaticProvider
+    from minio.minioadmin import MinioAdmin
+
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {
+                "Effect": "Allow",
+                "Action": ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"],
+                "Resource": [f"arn:aws:s3:::{bucket}"],
+            },
+            {
+                "Effect": "Allow",
+                "Action": [
+                    "s3:GetObject",
+                    "s3:PutObject",
+                    "s3:DeleteObject",
+                    "s3:AbortMultipartUpload",
+                    "s3:ListMultipartUploadParts",
+                ],
+                "Resource": [f"arn:aws:s3:::{bucket}/*"],
+            },
+        ],
+    }
+    scheme, _, address = endpoint.partition("://")
+    admin = MinioAdmin(address, credentials=StaticProvider(*root), secure=scheme == "https")
+    admin.policy_add(bucket, policy=policy)
+    admin.user_add(*account)
+    admin.policy_set(bucket, user=account[0])
+
+
+def check_account(client: S3Client, bucket: str) -> None:
+    """Prove with MLflow's own account that it can list, write and read in the bucket."""
+    key = ".stack/check"
+    # Written once: the bucket keeps every version, so that a write at each start would pile up.
+    if not client.list_objects_v2(Bucket=bucket, Prefix=key).get("KeyCount"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+    client.get_object(Bucket=bucket, Key=key)
+
+
+def main() -> None:
+    """Wait for the store, then make and check everything; one line and exit 1 if it can't be done."""
+    endpoint, bucket, store = (os.environ[name] for name in ("STACK_S3_ENDPOINT", "STACK_BUCKET", "STACK_OBJECTSTORE"))
+    root, account = read_credentials("root_credentials"), read_credentials("client_credentials")
+
+    @tenacity.retry(
+        retry=tenacity.retry_if_exception_type((BotoCoreError, ClientError)),
+        wait=tenacity.wait_fixed(0.5),
+        stop=tenacity.stop_after_delay(DEADLINE_SECONDS),
+        reraise=True,
+    )
+    def provision() -> None:
+        make_bucket(connect(endpoint, root), bucket)
+        if store == "minio":
+            make_minio_account(endpoint, root, account, bucket)
+        check_account(connect(endpoint, account), bucket)
+
+    try:
+        provision()
+    except (BotoCoreError, ClientError) as error:
+        sys.exit(f"bucket: {endpoint} is not usable after {DEADLINE_SECONDS} s: {error}: see ./stack logs objectstore")
+    print(json.dumps({"bucket": bucket, "versioning": "Enabled", "store": store}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Bring both databases to this version's schema and make the stack's own accounts, before any server starts.
+
+A server of MLflow would migrate by itself at its start, and two of them would race: one of them dies. Here one process at
+a time does it, under an advisory lock, and the servers wait for it (docker-compose.yml, service_completed_successfully).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy
+import tenacity
+import typer
+from sqlalchemy.exc import OperationalError
+from tracking import settings
+
+LOCK = 0x6D6C666C6F77  # any number; "mlflow" in ASCII
+DEADLINE_SECONDS = 60
+ACCOUNTS = {"admin": True, "trainer": False}  # name: is an administrator
+
+
+@contextmanager
+def lock_database(engine: sqlalchemy.Engine) -> Iterator[None]:
+    """Hold the migration lock of a database; a second `migrate` waits here. Raises OperationalError."""
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+        try:
+            yield
+        finally:
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type(OperationalError),
+    wait=tenacity.wait_fixed(0.5),
+    stop=tenacity.stop_after_delay(DEADLINE_SECONDS),
+    reraise=True,
+)
+def wait_for_database(engine: sqlalchemy.Engine) -> None:
+    """Return when the database accepts a login. Raises OperationalError after the deadline."""
+    engine.connect().close()
+
+
+def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
+    """Upgrade MLflow's schema; an empty database gets the newest."""
+    from mlflow.store.db.utils import _initialize_tables, _is_empty_database, _upgrade_db, _verify_schema
+
+    with lock_database(engine):
+        if _is_empty_database(engine):
+            _initialize_tables(engine)
+        try:
+            _verify_schema(engine)
+        except Exception:  # MLflow's word for "not the newest revision"
+            _upgrade_db(engine)
+            _verify_schema(engine)
+
+
+def upgrade_auth(engine: sqlalchemy.Engine) -> None:
+    """Upgrade the user store's schema, which has migrations of its own."""
+    from mlflow.server.auth.db.utils import migrate_if_needed
+
+    with lock_database(engine):
+        migrate_if_needed(engine, "head")
+
+
+def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
+    """Make the stack's own accounts; an account that is there keeps its password unless `reset_passwords`."""
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+    store = SqlAlchemyStore()
+    with lock_database(engine):
+        store.init_db(str(engine.url))
+        for name, is_admin in ACCOUNTS.items():
+            if not store.has_user(name):
+                store.create_user(name, settings.read_secret(f"{name}_password"), is_admin=is_admin)
+            elif reset_passwords:
+                store.update_user(name, password=settings.read_secret(f"{name}_password"))
+
+
+def main(
+    reset_passwords: Annotated[bool, typer.Option(help="set the accounts' passwords to those in the secret files")] = False,
+) -> None:
+    """Upgrade both databases and make the accounts."""
+    start = time.monotonic()
+    try:
+        chosen = settings.load()
+        settings.write_auth_config(chosen, Path("/tmp/auth.ini"))
+        os.environ["MLFLOW_AUTH_CONFIG_PATH"] = "/tmp/auth.ini"
+        tracking = sqlalchemy.create_engine(chosen.database_uri)
+        auth = sqlalchemy.create_engine(chosen.auth_database_uri)
+        wait_for_database(tracking)
+        upgrade_tracking(tracking)
+        upgrade_auth(auth)
+        make_accounts(auth, reset_passwords)
+    except settings.SettingsError as error:
+        sys.exit("\n".join(f"migrate: {line}" for line in str(error).splitlines()))
+    except OperationalError as error:
+        sys.exit(f"migrate: the database can't be used: {str(error.orig).strip()}: see ./stack logs postgres")
+    print(f"migrate: both databases are at this version's schema ({time.monotonic() - start:.1f} s)")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,50 @@
+"""How gunicorn runs the tracking server. It also reads the secret files, before MLflow is imported."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from tracking import jobs, settings
+
+try:
+    chosen = settings.load()
+    settings.apply(chosen)
+    settings.apply_secrets()
+    if chosen.jobs:
+        os.environ.update(jobs.environment(chosen))
+except settings.SettingsError as error:
+    sys.exit("\n".join(f"mlflow: {line}" for line in str(error).splitlines()))
+
+# Only the gateway can reach the server: it shares this folder, and no network.
+bind = "unix:/run/mlflow/http.sock"
+umask = 0o007
+worker_class = "uvicorn_worker.UvicornWorker"
+workers = chosen.workers
+# One import of MLflow for all workers: they share its memory.
+preload_app = True
+forwarded_allow_ips = "*"  # X-Forwarded-*: only the gateway can connect
+graceful_timeout = 8  # Docker waits 10 s
+timeout = 120
+keepalive = 75
+worker_tmp_dir = "/dev/shm"
+accesslog = None  # the gateway's log has every request
+errorlog = "-"
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Drop the database connections that the workers would share with the parent after fork."""
+    from mlflow.server import handlers
+    from mlflow.server.auth import store as auth_store
+
+    auth_store.engine.dispose(close=False)
+    for store in (handlers._tracking_store, handlers._model_registry_store):
+        if store is not None:
+            store.engine.dispose(close=False)
+
+
+def when_ready(server: Any) -> None:
+    """Start MLflow's job runners if the operator wants them."""
+    if chosen.jobs:
+        jobs.start(server.pid)

@@ -1,0 +1,46 @@
+"""Signed artifact URLs that work from where the client is.
+
+MLflow signs S3 URLs with the endpoint by which the server itself reaches the store, a name that exists only between
+the containers. Here they are signed for the host and port that the client used: the gateway passes requests for the
+bucket's path on with their Host unchanged, and the store checks the signature. No client needs a key or a second port.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import flask
+from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _get_s3_client
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class ClientSideSigner:
+    """An S3 client whose signed URLs carry the host of the request being answered; all else goes to the inner client."""
+
+    def __init__(self, inner: S3Client) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def generate_presigned_url(self, *args: Any, **kwargs: Any) -> str:
+        """Return a signed URL below the URL by which the client reached the gateway."""
+        # MLflow has checked the Host header against its list of allowed hosts by now.
+        url: str = _get_s3_client(s3_endpoint_url=flask.request.host_url.rstrip("/")).generate_presigned_url(*args, **kwargs)
+        return url
+
+
+class GatewayArtifactRepository(S3ArtifactRepository):
+    """MLflow's S3 repository, with URLs signed for the gateway while a request is being answered."""
+
+    def _get_s3_client(self) -> Any:
+        client = super()._get_s3_client()
+        return ClientSideSigner(client) if flask.has_request_context() else client
+
+
+def register() -> None:
+    """Make s3:// artifacts use this repository."""
+    _artifact_repository_registry.register("s3", GatewayArtifactRepository)

@@ -1,0 +1,65 @@
+"""Whether the server can do its work now: both databases and the bucket answer."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import boto3
+import sqlalchemy
+from botocore.config import Config
+
+from tracking.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+DEADLINE_SECONDS = 4.0
+
+
+@functools.cache
+def connect_store(endpoint: str) -> S3Client:
+    """Return an S3 client that gives up well before the deadline."""
+    return boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        config=Config(
+            connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}
+        ),
+    )
+
+
+def check_databases() -> None:
+    """Run one statement in each database. Raises SQLAlchemyError."""
+    from mlflow.server.auth import store as auth_store
+    from mlflow.server.handlers import _get_tracking_store
+
+    for engine in (_get_tracking_store().engine, auth_store.engine):
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("SELECT 1"))
+
+
+def check_bucket(settings: Settings) -> None:
+    """Ask the object store for the bucket. Raises BotoCoreError, ClientError."""
+    connect_store(settings.s3_endpoint).head_bucket(Bucket=settings.bucket)
+
+
+async def find_faults(settings: Settings) -> list[str]:
+    """Return one line for each neighbour that doesn't answer; none means ready."""
+    faults: list[str] = []
+
+    async def check(name: str, function: functools.partial[None]) -> None:
+        try:
+            with anyio.fail_after(DEADLINE_SECONDS):
+                await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
+        except TimeoutError:
+            faults.append(f"{name}: no answer within {DEADLINE_SECONDS:.0f} s")
+        except Exception as error:  # whatever a driver raises means the same: not ready
+            faults.append(f"{name}: {str(error).splitlines()[0][:200]}")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(check, "postgres", functools.partial(check_databases))
+        group.start_soon(check, "objectstore", functools.partial(check_bucket, settings))
+    return faults

@@ -1,0 +1,156 @@
+"""All that the server and `migrate` read from the environment and from secret files, checked at once.
+
+MLflow takes some of its own settings from environment variables only. `apply` sets those in this process, so that the
+container's configuration, which anyone who may run `docker inspect` can read, never holds a secret.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+SECRETS = Path("/run/secrets")
+# Which Host headers are answered besides the operator's: the loopback addresses and the compose names of the gateway.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "nginx", "gateway")
+
+
+class SettingsError(Exception):
+    """One or more settings are unfit; the message has a line for each."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What this deployment chose.
+
+    Attributes:
+        database_uri: SQLAlchemy URI of MLflow's database, without a password (libpq's passfile holds it).
+        auth_database_uri: the same for the user store.
+        s3_endpoint: URL by which this server reaches the object store.
+        bucket: bucket of all artifacts.
+        public_url: URL by which users reach the gateway, or "".
+        bind: address on which the gateway is published.
+        workers: number of worker processes.
+        jobs: whether MLflow's job runners (scorers, trace archival) run beside the server.
+    """
+
+    database_uri: str
+    auth_database_uri: str
+    s3_endpoint: str
+    bucket: str
+    public_url: str
+    bind: str
+    workers: int
+    jobs: bool
+
+
+def load() -> Settings:
+    """Return the settings. Raises SettingsError that names every fault there is."""
+    faults: list[str] = []
+
+    def read(name: str) -> str:
+        value = os.environ.get(name, "")
+        if not value:
+            faults.append(f"{name} is not set: docker-compose.yml sets it")
+        return value
+
+    workers = read("STACK_WORKERS")
+    if workers and not (workers.isdigit() and 1 <= int(workers) <= 64):
+        faults.append(f"STACK_WORKERS is {workers!r}: choose a whole number from 1 to 64")
+    jobs = read("STACK_JOBS")
+    if jobs and jobs not in ("on", "off"):
+        faults.append(f"STACK_JOBS is {jobs!r}: choose on or off")
+    public_url = os.environ.get("STACK_PUBLIC_URL", "")
+    if public_url and not (urlsplit(public_url).scheme in ("http", "https") and urlsplit(public_url).hostname):
+        faults.append(f"STACK_PUBLIC_URL is {public_url!r}: write it as https://mlflow.example.org")
+    required = {name: read(name) for name in ("STACK_DATABASE_URI", "STACK_AUTH_DATABASE_URI", "STACK_S3_ENDPOINT")}
+    bucket, bind = read("STACK_BUCKET"), read("STACK_BIND")
+    if faults:
+        raise SettingsError("\n".join(faults))
+    return Settings(
+        database_uri=required["STACK_DATABASE_URI"],
+        auth_database_uri=required["STACK_AUTH_DATABASE_URI"],
+        s3_endpoint=required["STACK_S3_ENDPOINT"],
+        bucket=bucket,
+        public_url=public_url.rstrip("/"),
+        bind=bind,
+        workers=int(workers),
+        jobs=jobs == "on",
+    )
+
+
+def read_secret(name: str) -> str:
+    """Return the content of a secret file. Raises SettingsError if it can't be read or is empty."""
+    try:
+        value = (SECRETS / name).read_text().strip()
+    except OSError as error:
+        raise SettingsError(f"{SECRETS / name}: {error.strerror}: start the stack's secrets service first") from None
+    if not value:
+        raise SettingsError(f"{SECRETS / name} is empty: start the stack's secrets service first")
+    return value
+
+
+def allowed_hosts(settings: Settings) -> list[str]:
+    """Return the patterns of Host headers that MLflow answers (fnmatch; [ is escaped as [[])."""
+    hosts = [*LOCAL_HOSTS, settings.bind]
+    if settings.public_url:
+        hosts.append(urlsplit(settings.public_url).netloc)
+    return [pattern for host in dict.fromkeys(hosts) for pattern in (host, host.replace("[", "[[]", 1) + ":*")]
+
+
+def allowed_origins(settings: Settings) -> list[str]:
+    """Return the origins whose pages may send requests that change something; loopback is always among MLflow's own."""
+    origins = [f"http://{settings.bind}:*"]
+    if settings.public_url:
+        url = urlsplit(settings.public_url)
+        origins.append(f"{url.scheme}://{url.netloc}")
+    return origins
+
+
+def write_auth_config(settings: Settings, path: Path) -> None:
+    """Write MLflow's basic-auth configuration; nothing in it is secret."""
+    path.write_text(
+        "[mlflow]\n"
+        # Nobody sees what nobody gave them; see docs/ and MLflow's /admin page for roles.
+        "default_permission = NO_PERMISSIONS\n"
+        f"database_uri = {settings.auth_database_uri}\n"
+        # Made by `migrate`, which alone has the password.
+        "admin_username = admin\n"
+        # A login costs scrypt (about 95 ms) once a minute; a changed password ends within this time on every worker.
+        "auth_cache_ttl_seconds = 60\n"
+    )
+
+
+def apply(settings: Settings) -> None:
+    """Set what MLflow reads from the environment, in this process."""
+    auth_config = Path("/tmp/auth.ini")
+    write_auth_config(settings, auth_config)
+    os.environ.update(
+        {
+            "MLFLOW_AUTH_CONFIG_PATH": str(auth_config),
+            "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
+            "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint,
+            "AWS_SHARED_CREDENTIALS_FILE": str(SECRETS / "aws_credentials"),
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts(settings)),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(allowed_origins(settings)),
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
+            # 5 + 5 connections for each of tracking, registry and auth in each worker; Postgres allows 100.
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5",
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "5",
+            # What `mlflow server` hands to its workers (mlflow/server/constants.py, mlflow/server/__init__.py).
+            "_MLFLOW_SERVER_FILE_STORE": settings.database_uri,
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"s3://{settings.bucket}",
+            "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+            "_MLFLOW_SGI_NAME": "uvicorn",
+        }
+    )
+
+
+def apply_secrets() -> None:
+    """Set the secrets that MLflow reads from the environment only. Raises SettingsError."""
+    os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"] = read_secret("flask_secret_key")
+    os.environ["MLFLOW_CRYPTO_KEK_PASSPHRASE"] = read_secret("kek_passphrase")
+    os.environ["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"] = read_secret("webhook_encryption_key")

@@ -1,0 +1,52 @@
+#!/bin/sh
+# Makes the cluster at the first start, sets the roles' passwords at every start, then becomes the server.
+set -eu
+
+bin=/usr/lib/postgresql/17/bin
+roles="mlflow auth" # each owns the database of its own name
+
+fail() {
+    printf 'postgres: %s\n' "$1" >&2
+    exit 1
+}
+
+check_secrets() {
+    for role in $roles; do
+        file=/run/secrets/${role}_password
+        [ -r "$file" ] || fail "$file can't be read: start the stack's secrets service first"
+        # The password is put into a quoted SQL literal below.
+        case $(cat "$file") in '' | *[!A-Za-z0-9_-]*) fail "$file: only A-Z a-z 0-9 _ - may be in a password" ;; esac
+    done
+}
+
+# Single-user mode opens no port. A failed statement must not be logged: it may hold a password.
+run_sql() { # data directory; SQL on stdin, one statement a line
+    "$bin/postgres" --single -j -D "$1" -c log_min_error_statement=panic -c exit_on_error=on postgres >/dev/null
+}
+
+make_cluster() {
+    [ -s "$PGDATA/PG_VERSION" ] && return
+    new=$PGDATA.new # renamed when complete: an interrupted first start leaves no half-made cluster
+    rm -rf "$new"
+    "$bin/initdb" --pgdata="$new" --username=postgres --encoding=UTF8 --locale=C.UTF-8 --data-checksums \
+        --auth-local=peer --auth-host=scram-sha-256 >/dev/null
+    for role in $roles; do
+        printf 'CREATE ROLE %s LOGIN;\n\nCREATE DATABASE %s OWNER %s;\n\nREVOKE ALL ON DATABASE %s FROM PUBLIC;\n\n' \
+            "$role" "$role" "$role" "$role"
+    done | run_sql "$new"
+    mv "$new" "$PGDATA"
+}
+
+set_passwords() {
+    for role in $roles; do
+        printf "ALTER ROLE %s PASSWORD '%s';\n\n" "$role" "$(cat "/run/secrets/${role}_password")"
+    done | run_sql "$PGDATA"
+}
+
+_main() {
+    check_secrets
+    make_cluster
+    set_passwords
+    exec "$bin/postgres" -c config_file=/etc/postgres/postgresql.conf "$@"
+}
+_main "$@"

@@ -1,0 +1,207 @@
+"""Generate the stack's secrets and hand each consumer a volume with just the files it needs.
+
+One master copy of every secret lives in a volume that only this service mounts. From it the files of each consumer are
+written at every start, readable by the consumer's user alone, so that a lost consumer volume heals itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import secrets
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography.fernet import Fernet
+
+ROOT = Path("/secrets")
+MASTER = ROOT / "master"
+MIN_LENGTH = 20
+# Values that manuals and other stacks ship: whoever brings a secret of their own may not bring one of these.
+EXAMPLES = ("admin", "changeme", "example", "minioadmin", "mlflow", "password", "postgres", "secret", "test")
+
+
+def make_token() -> str:
+    """Return 32 random bytes as 43 characters of A-Z a-z 0-9 _ -."""
+    return secrets.token_urlsafe(32)
+
+
+def make_access_key() -> str:
+    """Return an S3 access key id (20 characters, as AWS's; MinIO accepts 3 to 20)."""
+    return "".join(secrets.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") for _ in range(20))
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    "database_mlflow_password": make_token,
+    "database_auth_password": make_token,
+    "s3_root_user": make_access_key,
+    "s3_root_password": make_token,
+    "s3_access_key": make_access_key,
+    "s3_secret_key": make_token,
+    "flask_secret_key": make_token,
+    "kek_passphrase": make_token,
+    "webhook_encryption_key": lambda: Fernet.generate_key().decode(),
+    "admin_password": make_token,
+    "trainer_password": make_token,
+}
+# Data in the database is encrypted with these two: replacing them would make it unreadable.
+NEVER_ROTATED = {"kek_passphrase", "webhook_encryption_key"}
+
+
+def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Return {consumer: {file name: content}}; the consumer is both the volume and the user that owns the files."""
+    pgpass = "".join(f"*:*:{name}:{name}:{values[f'database_{name}_password']}\n" for name in ("mlflow", "auth"))
+    client = f"[default]\naws_access_key_id = {values['s3_access_key']}\naws_secret_access_key = {values['s3_secret_key']}\n"
+    root = f"[default]\naws_access_key_id = {values['s3_root_user']}\naws_secret_access_key = {values['s3_root_password']}\n"
+    return {
+        "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth")},
+        "objectstore": {
+            "root_user": values["s3_root_user"],
+            "root_password": values["s3_root_password"],
+            "s3.json": render_seaweedfs_identities(values),
+        },
+        "bucket": {"root_credentials": root, "client_credentials": client},
+        "migrate": {
+            "pgpass": pgpass,
+            "admin_password": values["admin_password"],
+            "trainer_password": values["trainer_password"],
+        },
+        "mlflow": {
+            "pgpass": pgpass,
+            "aws_credentials": client,
+            "flask_secret_key": values["flask_secret_key"],
+            "kek_passphrase": values["kek_passphrase"],
+            "webhook_encryption_key": values["webhook_encryption_key"],
+        },
+        "admin": {"credentials": render_mlflow_credentials("admin", values["admin_password"])},
+        "trainer": {"credentials": render_mlflow_credentials("trainer", values["trainer_password"])},
+    }
+
+
+def render_mlflow_credentials(username: str, password: str) -> str:
+    """Return ~/.mlflow/credentials, which every MLflow client reads by itself."""
+    return f"[mlflow]\nmlflow_tracking_username = {username}\nmlflow_tracking_password = {password}\n"
+
+
+def render_seaweedfs_identities(values: dict[str, str]) -> str:
+    """Return SeaweedFS's S3 identities: the root account, and MLflow's, which reaches the one bucket only."""
+    bucket = os.environ["STACK_BUCKET"]
+    return json.dumps(
+        {
+            "identities": [
+                {
+                    "name": "root",
+                    "credentials": [{"accessKey": values["s3_root_user"], "secretKey": values["s3_root_password"]}],
+                    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                },
+                {
+                    "name": "mlflow",
+                    "credentials": [{"accessKey": values["s3_access_key"], "secretKey": values["s3_secret_key"]}],
+                    "actions": [f"{action}:{bucket}" for action in ("Read", "Write", "List", "Tagging")],
+                },
+            ]
+        },
+        indent=1,
+    )
+
+
+def find_fault(value: str) -> str | None:
+    """Return what is wrong with a secret that somebody brought, or None."""
+    if len(value) < MIN_LENGTH:
+        return f"has {len(value)} characters, {MIN_LENGTH} are the least"
+    if not value.isascii() or not all(character.isalnum() or character in "_-=" for character in value):
+        return "may hold only A-Z a-z 0-9 _ - ="
+    rest = value.lower()
+    for example in EXAMPLES:
+        rest = rest.replace(example, "")
+    if len(set(value)) < 8 or len(rest.strip("0123456789_-=")) < 8:
+        return "looks like an example from a manual"
+    return None
+
+
+def write_file(path: Path, content: str, owner: str) -> None:
+    """Write `path` so that only `owner` can read it, and so that a reader sees the old or the new content, never half."""
+    user = pwd.getpwnam(owner)
+    if path.exists() and path.read_text() == content and path.stat().st_uid == user.pw_uid:
+        return
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o400)
+    os.chown(temporary, user.pw_uid, user.pw_gid)
+    os.replace(temporary, path)
+
+
+def read_masters() -> dict[str, str]:
+    """Return the secrets, generating those that are missing; end with a line for every one that is unfit."""
+    for name, generate in GENERATORS.items():
+        if not (MASTER / name).exists():
+            write_file(MASTER / name, generate(), "root")
+    values = {name: (MASTER / name).read_text().strip() for name in GENERATORS}
+    faults = [
+        f"secrets: {name} {fault}: bring another with ./stack secrets set {name}"
+        for name, value in values.items()
+        if not name.endswith(("_access_key", "_root_user")) and (fault := find_fault(value))
+    ]
+    if faults:
+        sys.exit("\n".join(faults))
+    return values
+
+
+def hand_out() -> None:
+    """Write every consumer's files from the master copies."""
+    for consumer, files in render_files(read_masters()).items():
+        folder = ROOT / consumer
+        user = pwd.getpwnam(consumer)
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        os.chmod(folder, 0o500)
+        for name, content in files.items():
+            write_file(folder / name, content, consumer)
+
+
+def check_name(name: str) -> str:
+    """Return `name`, or end with a usage error that lists the names there are."""
+    if name not in GENERATORS:
+        raise typer.BadParameter(f"{name} is not a secret of this stack: {', '.join(GENERATORS)}")
+    return name
+
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+
+
+@app.command()
+def generate() -> None:
+    """Generate what is missing and hand every consumer its files."""
+    hand_out()
+
+
+@app.command()
+def rotate(names: Annotated[list[str] | None, typer.Argument(help="default: all that can be")] = None) -> None:
+    """Replace secrets by new ones."""
+    chosen = [check_name(name) for name in names or sorted(GENERATORS.keys() - NEVER_ROTATED)]
+    if refused := NEVER_ROTATED.intersection(chosen):
+        sys.exit(f"secrets: {', '.join(sorted(refused))}: data in the database is encrypted with it, so it can't be rotated here")
+    for name in chosen:
+        write_file(MASTER / name, GENERATORS[name](), "root")
+    hand_out()
+
+
+@app.command("set")
+def set_secret(name: Annotated[str, typer.Argument(callback=check_name)]) -> None:
+    """Replace one secret by the value on standard input."""
+    value = sys.stdin.read().strip()
+    if fault := find_fault(value):
+        sys.exit(f"secrets: {name} {fault}: nothing was changed")
+    write_file(MASTER / name, value, "root")
+    hand_out()
+
+
+if __name__ == "__main__":
+    app()
