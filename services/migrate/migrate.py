@@ -6,6 +6,7 @@ a time does it, under an advisory lock, and the servers wait for it (docker-comp
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import time
@@ -17,6 +18,9 @@ from typing import Annotated
 import sqlalchemy
 import tenacity
 import typer
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.exc import OperationalError
 from tracking import settings
 
@@ -45,6 +49,27 @@ def lock_database(engine: sqlalchemy.Engine) -> Iterator[None]:
 def wait_for_database(engine: sqlalchemy.Engine) -> None:
     """Return when the database accepts a login. Raises OperationalError after the deadline."""
     engine.connect().close()
+
+
+def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
+    """Return whether nothing is to be done, by what alembic's tables say; importing MLflow to learn it takes seconds."""
+    package = importlib.util.find_spec("mlflow")  # finds, doesn't import
+    if package is None or package.origin is None:
+        return False
+    folder = Path(package.origin).parent
+    for engine, migrations, table in (
+        (tracking, folder / "store/db_migrations", "alembic_version"),
+        (auth, folder / "server/auth/db/migrations", "alembic_version_auth"),
+    ):
+        config = Config()
+        config.set_main_option("script_location", str(migrations))
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"version_table": table})
+            if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
+                return False
+    with auth.connect() as connection:
+        names = connection.execute(sqlalchemy.text("SELECT username FROM users")).scalars()
+        return set(ACCOUNTS) <= set(names)
 
 
 def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
@@ -95,9 +120,10 @@ def main(
         tracking = sqlalchemy.create_engine(chosen.database_uri)
         auth = sqlalchemy.create_engine(chosen.auth_database_uri)
         wait_for_database(tracking)
-        upgrade_tracking(tracking)
-        upgrade_auth(auth)
-        make_accounts(auth, reset_passwords)
+        if reset_passwords or not is_current(tracking, auth):
+            upgrade_tracking(tracking)
+            upgrade_auth(auth)
+            make_accounts(auth, reset_passwords)
     except settings.SettingsError as error:
         sys.exit("\n".join(f"migrate: {line}" for line in str(error).splitlines()))
     except OperationalError as error:

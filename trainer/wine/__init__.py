@@ -1,0 +1,1 @@
+"""Trains the wine regression of the stack, logs it to MLflow and registers the model."""

@@ -1,0 +1,77 @@
+"""The way to the tracking server: reach it, and say in one line why it can't be reached or refuses."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.utils.credentials import read_mlflow_creds
+from requests import HTTPError, RequestException
+
+from wine.errors import TrainerError, show_address
+from wine.settings import Settings, impatience
+
+
+def connect(settings: Settings) -> MlflowClient:
+    """Make a client and ask one cheap question, so that a dead gateway is found out in seconds.
+
+    Raises:
+        TrainerError: The gateway can't be reached, is no MLflow server, or refuses the login.
+    """
+    mlflow.set_tracking_uri(settings.tracking_uri)
+    client = MlflowClient()
+    with impatience(), explained(settings):
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextmanager
+def explained(settings: Settings) -> Iterator[None]:
+    """Turn what the network, the gateway or a missing right can cause into a TrainerError; the rest passes."""
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        line = _explain(error)
+        if line is None:
+            raise
+        raise TrainerError(f"{show_address(settings.tracking_uri)} {line}") from error
+
+
+def _explain(error: Exception) -> str | None:
+    status, account = _find_status(error), read_mlflow_creds().username
+    if status == 401:
+        where = "~/.mlflow/credentials, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        return f"refuses the login of {account or 'nobody'} (401): check the user name and password in {where}"
+    if status == 403:
+        return f"denies this to {account or 'nobody'} (403, {_first_line(error)}): ask an administrator for the right"
+    if status is not None and (status >= 500 or status in (408, 413, 429)):
+        return f"fails ({status}, {_first_line(error)}): look at its log, or try again in a moment"
+    if "valid JSON" in str(error) or getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND":
+        return "doesn't answer as an MLflow server does: check MLFLOW_TRACKING_URI"
+    chain = _unchain(error)
+    if status is None and any(isinstance(link, RequestException) for link in chain):
+        return f"can't be reached ({_first_line(chain[-1])}): check MLFLOW_TRACKING_URI and that the stack is up"
+    return None
+
+
+def _find_status(error: Exception) -> int | None:
+    if isinstance(error, HTTPError) and error.response is not None:
+        return error.response.status_code
+    if isinstance(error, RestException):
+        return int(error.get_http_status_code())
+    # An answer that isn't JSON, such as the gateway's own error pages, keeps its status in the message alone.
+    found = re.search(r"failed with error code (\d{3})\b", str(error))
+    return int(found[1]) if found else None
+
+
+def _unchain(error: BaseException) -> list[BaseException]:
+    chain = [error]
+    while deeper := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(deeper)
+    return chain
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

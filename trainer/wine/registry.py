@@ -1,0 +1,108 @@
+"""The registered model: its versions, which of them is in production, and why."""
+
+import contextlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.exceptions import MlflowException
+
+MODEL = "Wine_Elasticnet_Sklearn_Regressor"
+ALIAS = "production"
+
+# On the registered model from the first bootstrap's first step to its last: tells its remains from a user's work.
+_UNFINISHED = "bootstrap.unfinished"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A registered version and the error of its run, in the target's unit."""
+
+    version: str
+    rmse: float
+
+
+def register(model_uri: str) -> str:
+    """Register a logged model and return the new version's number."""
+    with contextlib.redirect_stderr(io.StringIO()):  # MLflow reports its progress there
+        return str(mlflow.register_model(model_uri, MODEL).version)
+
+
+def find_model(client: MlflowClient) -> RegisteredModel | None:
+    """Return the registered model, if there is one."""
+    try:
+        return client.get_registered_model(MODEL)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+
+
+def list_versions(client: MlflowClient) -> list[ModelVersion]:
+    """Return all versions, the newest first."""
+    return list(client.search_model_versions(f"name = '{MODEL}'"))
+
+
+def find_production(model: RegisteredModel) -> str | None:
+    """Return the version that the alias names, or else the newest in stage Production."""
+    staged = (found.version for found in model.latest_versions if found.current_stage == "Production")
+    version = model.aliases.get(ALIAS) or next(staged, None)
+    return None if version is None else str(version)
+
+
+def explain_settled(client: MlflowClient) -> str | None:
+    """Say why a bootstrap has nothing to do; None when it has."""
+    model = find_model(client)
+    if model is None or _UNFINISHED in model.tags:
+        return None
+    if production := find_production(model):
+        return f"version {production} is in Production"
+    count = len(list_versions(client))
+    return f"{count} versions, none in Production: choose one in the UI" if count >= 2 else None
+
+
+def open_bootstrap(client: MlflowClient) -> None:
+    """Mark the registered model as unfinished, creating it when missing."""
+    if find_model(client) is None:
+        client.create_registered_model(MODEL, tags={_UNFINISHED: "true"})
+    else:
+        client.set_registered_model_tag(MODEL, _UNFINISHED, "true")
+
+
+def find_candidate(client: MlflowClient, params: dict[str, float], digest: str) -> Candidate | None:
+    """Return a version whose run finished with these params on the data of this digest."""
+    wanted = {key: str(value) for key, value in params.items()}
+    for version in list_versions(client):
+        with contextlib.suppress(MlflowException):  # a purged run
+            run = client.get_run(version.run_id)
+            digests = {used.dataset.digest for used in run.inputs.dataset_inputs}
+            if run.info.status == "FINISHED" and run.data.params == wanted and digest in digests:
+                return Candidate(str(version.version), run.data.metrics["rmse"])
+    return None
+
+
+def promote_better(client: MlflowClient, candidates: list[Candidate]) -> str:
+    """Put the candidate of the smallest rmse in Production, archive the others, and end the bootstrap.
+
+    A version that somebody else has put in production meanwhile stays there. Returns the version in production.
+    """
+    better, *others = sorted(candidates, key=lambda candidate: candidate.rmse)
+    production = find_production(client.get_registered_model(MODEL))
+    if production in (None, *(candidate.version for candidate in candidates)):
+        production = better.version
+        client.set_registered_model_alias(MODEL, ALIAS, better.version)
+        _move_stage(client, better.version, "Production")
+        for other in others:
+            _move_stage(client, other.version, "Archived")
+    client.delete_registered_model_tag(MODEL, _UNFINISHED)
+    return production
+
+
+def _move_stage(client: MlflowClient, version: str, stage: str) -> None:
+    with warnings.catch_warnings():
+        # Stages are deprecated upstream, and `models:/<name>/Production` is still what readers of the article load.
+        warnings.simplefilter("ignore", FutureWarning)
+        client.transition_model_version_stage(MODEL, version, stage)

@@ -1,0 +1,109 @@
+"""What a training leaves in MLflow: run, tags, params, metrics, data set, model, code, plots."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import mlflow.sklearn
+from mlflow import MlflowClient
+from mlflow.data.http_dataset_source import HTTPDatasetSource
+from mlflow.data.pandas_dataset import PandasDataset
+from mlflow.data.sources import LocalArtifactDatasetSource
+from mlflow.exceptions import MlflowException
+from mlflow.models import infer_signature
+from sklearn.linear_model import ElasticNet
+
+from wine.data import Split, Table
+from wine.errors import Terminated, TrainerError
+from wine.model import Hyperparameters, Metrics
+from wine.plots import plot_coefficients, plot_residuals
+from wine.settings import Settings, impatience
+
+TAGS = {"team": "Analytics Principal", "dataset": "Wine", "release.version": "2.2.2"}
+FAILURE_TAG = "failure.reason"
+
+# Named and pinned: MLflow would else load the model in a subprocess to find them, which takes longer than the training.
+_REQUIREMENTS = [f"{name}=={version(name)}" for name in ("mlflow", "scikit-learn", "numpy", "pandas", "skops")]
+
+
+def find_experiment(client: MlflowClient, name: str) -> str:
+    """Return the id of the experiment, created when missing.
+
+    Raises:
+        TrainerError: An experiment of that name has been deleted; its name stays taken until it is purged.
+    """
+    if client.get_experiment_by_name(name) is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another training was quicker
+                raise
+    found = client.get_experiment_by_name(name)
+    if found.lifecycle_stage == "deleted":
+        what = f"the experiment {name!r} (id {found.experiment_id}) has been deleted"
+        raise TrainerError(f"{what}: restore it, or choose another by --experiment")
+    return str(found.experiment_id)
+
+
+@contextmanager
+def open_run(client: MlflowClient, experiment_id: str, name: str, settings: Settings) -> Iterator[str]:
+    """Yield the id of a new run, which ends as FINISHED, or as FAILED or KILLED with the reason as a tag."""
+    seen = {"mlflow.user": settings.user, "mlflow.source.git.commit": settings.git_commit}
+    tags = TAGS | {"mlflow.source.name": "trainer/wine"} | {key: value for key, value in seen.items() if value}
+    run_id = str(mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags).info.run_id)
+    try:
+        yield run_id
+    except BaseException as error:
+        killed = isinstance(error, KeyboardInterrupt | Terminated)
+        with impatience():  # the gateway may be the reason, and a container has ten seconds to stop
+            with suppress(Exception):
+                mlflow.end_run("KILLED" if killed else "FAILED")
+            with suppress(Exception):
+                client.set_tag(run_id, FAILURE_TAG, f"{type(error).__name__}: {error}"[:500])
+        raise
+    mlflow.end_run()
+
+
+def list_params(split: Split, chosen: Hyperparameters) -> dict[str, float]:
+    """Return the params that a run is logged with, and found again by."""
+    return asdict(chosen) | {"seed": split.seed}
+
+
+def log_training(split: Split, chosen: Hyperparameters, model: ElasticNet, metrics: Metrics) -> str:
+    """Log all of a training to the active run and return the URI of the logged model."""
+    mlflow.log_params(list_params(split, chosen))
+    mlflow.log_metrics(asdict(metrics))
+    mlflow.log_input(_describe_dataset(split.table), context="training")
+    with tempfile.TemporaryDirectory() as folder:
+        _collect_artifacts(Path(folder), model, split)
+        mlflow.log_artifacts(folder)
+    logged = mlflow.sklearn.log_model(
+        model,
+        name="model",
+        signature=infer_signature(split.train_x, model.predict(split.train_x)),
+        input_example=split.train_x.head(2),
+        pip_requirements=_REQUIREMENTS,
+    )
+    return str(logged.model_uri)
+
+
+def _describe_dataset(table: Table) -> PandasDataset:
+    origin = HTTPDatasetSource if "://" in table.source else LocalArtifactDatasetSource
+    return mlflow.data.from_pandas(
+        table.frame, source=origin(table.source), targets=table.target, name=table.name, digest=table.digest
+    )
+
+
+def _collect_artifacts(folder: Path, model: ElasticNet, split: Split) -> None:
+    plots, code = folder / "plots", folder / "code"
+    plots.mkdir()
+    code.mkdir()
+    plot_residuals(model, split).savefig(plots / "residuals.png")
+    plot_coefficients(model, split).savefig(plots / "coefficients.png")
+    for module in Path(__file__).parent.glob("*.py"):
+        shutil.copy(module, code)
