@@ -1,4 +1,4 @@
-"""Make the bucket, its versioning and MLflow's account in the object store. Run at every start; changes nothing twice."""
+"""Make the bucket, its versioning and MLflow's account in the object store, once; run at every start."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Bring both databases to this version's schema and make the stack's own accounts, before any server starts.
 
-A server of MLflow would migrate by itself at its start, and two of them would race: one of them dies. Here one process at
-a time does it, under an advisory lock, and the servers wait for it (docker-compose.yml, service_completed_successfully).
+A server of MLflow would migrate by itself at its start, and two of them would race: one of them dies. Here one
+process at a time does it, under an advisory lock, and the servers wait for its success (docker-compose.yml).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def wait_for_database(engine: sqlalchemy.Engine) -> None:
 
 
 def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
-    """Return whether nothing is to be done, by what alembic's tables say; importing MLflow to learn it takes seconds."""
+    """Return whether nothing is to be done, by what alembic's tables say: to import MLflow takes seconds."""
     package = importlib.util.find_spec("mlflow")  # finds, doesn't import
     if package is None or package.origin is None:
         return False
@@ -74,6 +74,7 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
 
 def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
     """Upgrade MLflow's schema; an empty database gets the newest."""
+    from mlflow.exceptions import MlflowException
     from mlflow.store.db.utils import _initialize_tables, _is_empty_database, _upgrade_db, _verify_schema
 
     with lock_database(engine):
@@ -81,7 +82,7 @@ def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
             _initialize_tables(engine)
         try:
             _verify_schema(engine)
-        except Exception:  # MLflow's word for "not the newest revision"
+        except MlflowException:  # not the newest revision
             _upgrade_db(engine)
             _verify_schema(engine)
 
@@ -109,7 +110,9 @@ def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
 
 
 def main(
-    reset_passwords: Annotated[bool, typer.Option(help="set the accounts' passwords to those in the secret files")] = False,
+    reset_passwords: Annotated[
+        bool, typer.Option(help="set the accounts' passwords to those in the secret files")
+    ] = False,
 ) -> None:
     """Upgrade both databases and make the accounts."""
     start = time.monotonic()

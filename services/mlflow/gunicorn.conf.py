@@ -33,7 +33,7 @@ accesslog = None  # the gateway's log has every request
 errorlog = "-"
 
 
-def post_fork(server: Any, worker: Any) -> None:
+def post_fork(_server: Any, _worker: Any) -> None:
     """Drop the database connections that the workers would share with the parent after fork."""
     from mlflow.server import handlers
     from mlflow.server.auth import store as auth_store

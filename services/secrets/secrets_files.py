@@ -22,6 +22,7 @@ from cryptography.fernet import Fernet
 ROOT = Path("/secrets")
 MASTER = ROOT / "master"
 MIN_LENGTH = 20
+MIN_DISTINCT = 8
 # Values that manuals and other stacks ship: whoever brings a secret of their own may not bring one of these.
 EXAMPLES = ("admin", "changeme", "example", "minioadmin", "mlflow", "password", "postgres", "secret", "test")
 
@@ -56,8 +57,12 @@ NEVER_ROTATED = {"kek_passphrase", "webhook_encryption_key"}
 def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
     """Return {consumer: {file name: content}}; the consumer is both the volume and the user that owns the files."""
     pgpass = "".join(f"*:*:{name}:{name}:{values[f'database_{name}_password']}\n" for name in ("mlflow", "auth"))
-    client = f"[default]\naws_access_key_id = {values['s3_access_key']}\naws_secret_access_key = {values['s3_secret_key']}\n"
-    root = f"[default]\naws_access_key_id = {values['s3_root_user']}\naws_secret_access_key = {values['s3_root_password']}\n"
+    client = (
+        f"[default]\naws_access_key_id = {values['s3_access_key']}\naws_secret_access_key = {values['s3_secret_key']}\n"
+    )
+    root = (
+        f"[default]\naws_access_key_id = {values['s3_root_user']}\naws_secret_access_key = {values['s3_root_password']}\n"
+    )
     return {
         "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth")},
         "objectstore": {
@@ -119,13 +124,13 @@ def find_fault(value: str) -> str | None:
     rest = value.lower()
     for example in EXAMPLES:
         rest = rest.replace(example, "")
-    if len(set(value)) < 8 or len(rest.strip("0123456789_-=")) < 8:
+    if len(set(value)) < MIN_DISTINCT or len(rest.strip("0123456789_-=")) < MIN_DISTINCT:
         return "looks like an example from a manual"
     return None
 
 
 def write_file(path: Path, content: str, owner: str) -> None:
-    """Write `path` so that only `owner` can read it, and so that a reader sees the old or the new content, never half."""
+    """Write `path` for only `owner` to read; a reader sees the old or the new content, never half of it."""
     user = pwd.getpwnam(owner)
     if path.exists() and path.read_text() == content and path.stat().st_uid == user.pw_uid:
         return
@@ -134,9 +139,9 @@ def write_file(path: Path, content: str, owner: str) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.chmod(temporary, 0o400)
+    Path(temporary).chmod(0o400)
     os.chown(temporary, user.pw_uid, user.pw_gid)
-    os.replace(temporary, path)
+    Path(temporary).replace(path)
 
 
 def read_masters() -> dict[str, str]:
@@ -161,7 +166,7 @@ def hand_out() -> None:
         folder = ROOT / consumer
         user = pwd.getpwnam(consumer)
         os.chown(folder, user.pw_uid, user.pw_gid)
-        os.chmod(folder, 0o500)
+        folder.chmod(0o500)
         for name, content in files.items():
             write_file(folder / name, content, consumer)
 
@@ -187,7 +192,9 @@ def rotate(names: Annotated[list[str] | None, typer.Argument(help="default: all 
     """Replace secrets by new ones."""
     chosen = [check_name(name) for name in names or sorted(GENERATORS.keys() - NEVER_ROTATED)]
     if refused := NEVER_ROTATED.intersection(chosen):
-        sys.exit(f"secrets: {', '.join(sorted(refused))}: data in the database is encrypted with it, so it can't be rotated here")
+        sys.exit(
+            f"secrets: {', '.join(sorted(refused))} can't be rotated here: data in the database is encrypted with it"
+        )
     for name in chosen:
         write_file(MASTER / name, GENERATORS[name](), "root")
     hand_out()

@@ -108,6 +108,7 @@ def bootstrap() -> None:
 def _prepare(narrator: Narrator, data: str | None, target: str, seed: int) -> "Split":
     from wine.data import load_table, split_table
 
+    narrator.tell("Loaded the libraries")
     table = load_table(data, target)
     narrator.tell(f"Read {len(table.frame)} rows, {len(table.inputs)} inputs, target {target}: {table.source}")
     return split_table(table, seed)
@@ -137,7 +138,7 @@ def _train(
             typer.echo(f"  {name.upper()}: {value}")
         model_uri = tracking.log_training(split, chosen, model, metrics)
         narrator.tell(f"Logged run {run_id} ({run_name}) in experiment {experiment!r}")
-        version = registry.register(model_uri) if register else ""
+        version = registry.register(client, model_uri) if register else ""
         if register:
             narrator.tell(f"Registered {registry.MODEL} version {version}")
     return registry.Candidate(version, metrics.rmse)

@@ -1,11 +1,9 @@
 """The registered model: its versions, which of them is in production, and why."""
 
 import contextlib
-import io
 import warnings
 from dataclasses import dataclass
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
@@ -25,24 +23,20 @@ class Candidate:
     rmse: float
 
 
-def register(model_uri: str) -> str:
+def register(client: MlflowClient, model_uri: str) -> str:
     """Register a logged model and return the new version's number."""
-    with contextlib.redirect_stderr(io.StringIO()):  # MLflow reports its progress there
-        return str(mlflow.register_model(model_uri, MODEL).version)
+    _create_model(client)
+    return str(client.create_model_version(MODEL, model_uri, model_id=model_uri.rpartition("/")[2]).version)
 
 
 def find_model(client: MlflowClient) -> RegisteredModel | None:
-    """Return the registered model, if there is one."""
-    try:
-        return client.get_registered_model(MODEL)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    """Return the registered model, if there is one that this account may see."""
+    # A search, since asking for a name that isn't there may be answered by 403.
+    return next(iter(client.search_registered_models(f"name = '{MODEL}'")), None)
 
 
 def list_versions(client: MlflowClient) -> list[ModelVersion]:
-    """Return all versions, the newest first."""
+    """Return all versions of the registered model."""
     return list(client.search_model_versions(f"name = '{MODEL}'"))
 
 
@@ -66,10 +60,8 @@ def explain_settled(client: MlflowClient) -> str | None:
 
 def open_bootstrap(client: MlflowClient) -> None:
     """Mark the registered model as unfinished, creating it when missing."""
-    if find_model(client) is None:
-        client.create_registered_model(MODEL, tags={_UNFINISHED: "true"})
-    else:
-        client.set_registered_model_tag(MODEL, _UNFINISHED, "true")
+    _create_model(client)
+    client.set_registered_model_tag(MODEL, _UNFINISHED, "true")
 
 
 def find_candidate(client: MlflowClient, params: dict[str, float], digest: str) -> Candidate | None:
@@ -90,7 +82,8 @@ def promote_better(client: MlflowClient, candidates: list[Candidate]) -> str:
     A version that somebody else has put in production meanwhile stays there. Returns the version in production.
     """
     better, *others = sorted(candidates, key=lambda candidate: candidate.rmse)
-    production = find_production(client.get_registered_model(MODEL))
+    model = find_model(client)
+    production = find_production(model) if model else None
     if production in (None, *(candidate.version for candidate in candidates)):
         production = better.version
         client.set_registered_model_alias(MODEL, ALIAS, better.version)
@@ -99,6 +92,14 @@ def promote_better(client: MlflowClient, candidates: list[Candidate]) -> str:
             _move_stage(client, other.version, "Archived")
     client.delete_registered_model_tag(MODEL, _UNFINISHED)
     return production
+
+
+def _create_model(client: MlflowClient) -> None:
+    try:
+        client.create_registered_model(MODEL)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _move_stage(client: MlflowClient, version: str, stage: str) -> None:

@@ -27,6 +27,8 @@ from wine.settings import Settings, impatience
 TAGS = {"team": "Analytics Principal", "dataset": "Wine", "release.version": "2.2.2"}
 FAILURE_TAG = "failure.reason"
 
+_ORIGIN = ("mlflow.user", "mlflow.source.name", "mlflow.source.git.commit")
+
 # Named and pinned: MLflow would else load the model in a subprocess to find them, which takes longer than the training.
 _REQUIREMENTS = [f"{name}=={version(name)}" for name in ("mlflow", "scikit-learn", "numpy", "pandas", "skops")]
 
@@ -53,8 +55,8 @@ def find_experiment(client: MlflowClient, name: str) -> str:
 @contextmanager
 def open_run(client: MlflowClient, experiment_id: str, name: str, settings: Settings) -> Iterator[str]:
     """Yield the id of a new run, which ends as FINISHED, or as FAILED or KILLED with the reason as a tag."""
-    seen = {"mlflow.user": settings.user, "mlflow.source.git.commit": settings.git_commit}
-    tags = TAGS | {"mlflow.source.name": "trainer/wine"} | {key: value for key, value in seen.items() if value}
+    origin = dict(zip(_ORIGIN, (settings.user, "trainer/wine", settings.git_commit), strict=True))
+    tags = TAGS | {key: value for key, value in origin.items() if value}
     run_id = str(mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags).info.run_id)
     try:
         yield run_id
@@ -88,8 +90,14 @@ def log_training(split: Split, chosen: Hyperparameters, model: ElasticNet, metri
         signature=infer_signature(split.train_x, model.predict(split.train_x)),
         input_example=split.train_x.head(2),
         pip_requirements=_REQUIREMENTS,
+        tags=_list_origin(),
     )
     return str(logged.model_uri)
+
+
+def _list_origin() -> dict[str, str]:
+    # The logged model has a page of its own, which would else show this file as its source.
+    return {key: value for key, value in mlflow.active_run().data.tags.items() if key in _ORIGIN}
 
 
 def _describe_dataset(table: Table) -> PandasDataset:

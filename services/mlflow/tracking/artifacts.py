@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ClientSideSigner:
-    """An S3 client whose signed URLs carry the host of the request being answered; all else goes to the inner client."""
+    """An S3 client whose signed URLs carry the host of the request being answered; all else is the inner client's."""
 
     def __init__(self, inner: S3Client) -> None:
         self._inner = inner
@@ -29,7 +29,9 @@ class ClientSideSigner:
     def generate_presigned_url(self, *args: Any, **kwargs: Any) -> str:
         """Return a signed URL below the URL by which the client reached the gateway."""
         # MLflow has checked the Host header against its list of allowed hosts by now.
-        url: str = _get_s3_client(s3_endpoint_url=flask.request.host_url.rstrip("/")).generate_presigned_url(*args, **kwargs)
+        url: str = _get_s3_client(s3_endpoint_url=flask.request.host_url.rstrip("/")).generate_presigned_url(
+            *args, **kwargs
+        )
         return url
 
 

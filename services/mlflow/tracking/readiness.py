@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -36,7 +36,8 @@ def check_databases() -> None:
     from mlflow.server.auth import store as auth_store
     from mlflow.server.handlers import _get_tracking_store
 
-    for engine in (_get_tracking_store().engine, auth_store.engine):
+    tracking_store: Any = _get_tracking_store()  # typed as the abstract store, which has no engine
+    for engine in (tracking_store.engine, auth_store.engine):
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text("SELECT 1"))
 
@@ -56,7 +57,7 @@ async def find_faults(settings: Settings) -> list[str]:
                 await anyio.to_thread.run_sync(function, abandon_on_cancel=True)
         except TimeoutError:
             faults.append(f"{name}: no answer within {DEADLINE_SECONDS:.0f} s")
-        except Exception as error:  # whatever a driver raises means the same: not ready
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises means the same: not ready
             faults.append(f"{name}: {str(error).splitlines()[0][:200]}")
 
     async with anyio.create_task_group() as group:

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 SECRETS = Path("/run/secrets")
+MAX_WORKERS = 64
 # Which Host headers are answered besides the operator's: the loopback addresses and the compose names of the gateway.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "nginx", "gateway")
 
@@ -56,8 +57,8 @@ def load() -> Settings:
         return value
 
     workers = read("STACK_WORKERS")
-    if workers and not (workers.isdigit() and 1 <= int(workers) <= 64):
-        faults.append(f"STACK_WORKERS is {workers!r}: choose a whole number from 1 to 64")
+    if workers and not (workers.isdigit() and 1 <= int(workers) <= MAX_WORKERS):
+        faults.append(f"STACK_WORKERS is {workers!r}: choose a whole number from 1 to {MAX_WORKERS}")
     jobs = read("STACK_JOBS")
     if jobs and jobs not in ("on", "off"):
         faults.append(f"STACK_JOBS is {jobs!r}: choose on or off")
