@@ -7,15 +7,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import boto3
 import tenacity
+from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 SECRETS = Path("/run/secrets")
 DEADLINE_SECONDS = 60
@@ -31,7 +28,7 @@ def read_credentials(name: str) -> tuple[str, str]:
     return section["aws_access_key_id"], section["aws_secret_access_key"]
 
 
-def connect(endpoint: str, credentials: tuple[str, str]) -> S3Client:
+def connect(endpoint: str, credentials: tuple[str, str]) -> BaseClient:
     """Return an S3 client that fails quickly: waiting is this program's job, not the library's."""
     return boto3.client(
         "s3",
@@ -45,7 +42,7 @@ def connect(endpoint: str, credentials: tuple[str, str]) -> S3Client:
     )
 
 
-def make_bucket(client: S3Client, bucket: str) -> None:
+def make_bucket(client: BaseClient, bucket: str) -> None:
     """Make `bucket` with versioning on, if it isn't so already. Raises ClientError, BotoCoreError."""
     try:
         client.head_bucket(Bucket=bucket)
@@ -94,7 +91,7 @@ def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str,
     admin.policy_set(bucket, user=account[0])
 
 
-def check_account(client: S3Client, bucket: str) -> None:
+def check_account(client: BaseClient, bucket: str) -> None:
     """Prove with MLflow's own account that it can list, write and read in the bucket."""
     key = ".stack/check"
     # Written once: the bucket keeps every version, so that a write at each start would pile up.

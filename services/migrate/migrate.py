@@ -22,6 +22,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import OperationalError
+
 from tracking import settings
 
 LOCK = 0x6D6C666C6F77  # any number; "mlflow" in ASCII

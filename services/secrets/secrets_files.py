@@ -60,9 +60,7 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
     client = (
         f"[default]\naws_access_key_id = {values['s3_access_key']}\naws_secret_access_key = {values['s3_secret_key']}\n"
     )
-    root = (
-        f"[default]\naws_access_key_id = {values['s3_root_user']}\naws_secret_access_key = {values['s3_root_password']}\n"
-    )
+    root = f"[default]\naws_access_key_id = {values['s3_root_user']}\naws_secret_access_key = {values['s3_root_password']}\n"
     return {
         "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth")},
         "objectstore": {

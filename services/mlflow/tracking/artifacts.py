@@ -7,20 +7,18 @@ bucket's path on with their Host unchanged, and the store checks the signature. 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flask
+from botocore.client import BaseClient
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _get_s3_client
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 
 class ClientSideSigner:
     """An S3 client whose signed URLs carry the host of the request being answered; all else is the inner client's."""
 
-    def __init__(self, inner: S3Client) -> None:
+    def __init__(self, inner: BaseClient) -> None:
         self._inner = inner
 
     def __getattr__(self, name: str) -> Any:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import boto3
 import sqlalchemy
+from botocore.client import BaseClient
 from botocore.config import Config
 
 from tracking.settings import Settings
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 DEADLINE_SECONDS = 4.0
 
 
 @functools.cache
-def connect_store(endpoint: str) -> S3Client:
+def connect_store(endpoint: str) -> BaseClient:
     """Return an S3 client that gives up well before the deadline."""
     return boto3.client(
         "s3",
