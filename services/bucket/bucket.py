@@ -19,6 +19,13 @@ DEADLINE_SECONDS = 60
 MISSING = {"404", "NoSuchBucket"}
 
 
+class AccountError(Exception):
+    """MinIO's admin API refused or did not answer."""
+
+
+FAULTS = (BotoCoreError, ClientError, AccountError)
+
+
 def read_credentials(name: str) -> tuple[str, str]:
     """Return (access key, secret key) from an AWS credentials file."""
     parser = configparser.ConfigParser()
@@ -55,13 +62,15 @@ def make_bucket(client: BaseClient, bucket: str) -> None:
 
 
 def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str, str], bucket: str) -> None:
-    """Make MLflow's user in MinIO, with rights on the one bucket only.
+    """Make MLflow's user in MinIO, with rights on the one bucket only. Raises AccountError.
 
     SeaweedFS reads the like from its configuration file (services/secrets). Protocol: MinIO's admin API, PUT
     add-canned-policy, add-user and set-user-or-group-policy, each of which replaces what is there.
     """
-    from minio.credentials import StaticProvider
+    from minio.credentials.providers import StaticProvider
+    from minio.error import MinioException
     from minio.minioadmin import MinioAdmin
+    from urllib3.exceptions import HTTPError
 
     policy = {
         "Version": "2012-10-17",
@@ -85,10 +94,13 @@ def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str,
         ],
     }
     scheme, _, address = endpoint.partition("://")
-    admin = MinioAdmin(address, credentials=StaticProvider(*root), secure=scheme == "https")
-    admin.policy_add(bucket, policy=policy)
-    admin.user_add(*account)
-    admin.policy_set(bucket, user=account[0])
+    admin = MinioAdmin(endpoint=address, credentials=StaticProvider(*root), secure=scheme == "https")
+    try:
+        admin.policy_add(bucket, policy=policy)
+        admin.user_add(*account)
+        admin.policy_set(bucket, user=account[0])
+    except (MinioException, HTTPError) as error:
+        raise AccountError(error) from error
 
 
 def check_account(client: BaseClient, bucket: str) -> None:
@@ -106,7 +118,7 @@ def main() -> None:
     root, account = read_credentials("root_credentials"), read_credentials("client_credentials")
 
     @tenacity.retry(
-        retry=tenacity.retry_if_exception_type((BotoCoreError, ClientError)),
+        retry=tenacity.retry_if_exception_type(FAULTS),
         wait=tenacity.wait_fixed(0.5),
         stop=tenacity.stop_after_delay(DEADLINE_SECONDS),
         reraise=True,
@@ -119,7 +131,7 @@ def main() -> None:
 
     try:
         provision()
-    except (BotoCoreError, ClientError) as error:
+    except FAULTS as error:
         sys.exit(f"bucket: {endpoint} is not usable after {DEADLINE_SECONDS} s: {error}: see ./stack logs objectstore")
     print(json.dumps({"bucket": bucket, "versioning": "Enabled", "store": store}))
 

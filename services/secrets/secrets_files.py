@@ -57,10 +57,8 @@ NEVER_ROTATED = {"kek_passphrase", "webhook_encryption_key"}
 def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
     """Return {consumer: {file name: content}}; the consumer is both the volume and the user that owns the files."""
     pgpass = "".join(f"*:*:{name}:{name}:{values[f'database_{name}_password']}\n" for name in ("mlflow", "auth"))
-    client = (
-        f"[default]\naws_access_key_id = {values['s3_access_key']}\naws_secret_access_key = {values['s3_secret_key']}\n"
-    )
-    root = f"[default]\naws_access_key_id = {values['s3_root_user']}\naws_secret_access_key = {values['s3_root_password']}\n"
+    client = render_aws_credentials(values["s3_access_key"], values["s3_secret_key"])
+    root = render_aws_credentials(values["s3_root_user"], values["s3_root_password"])
     return {
         "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth")},
         "objectstore": {
@@ -84,6 +82,11 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
         "admin": {"credentials": render_mlflow_credentials("admin", values["admin_password"])},
         "trainer": {"credentials": render_mlflow_credentials("trainer", values["trainer_password"])},
     }
+
+
+def render_aws_credentials(key_id: str, secret: str) -> str:
+    """Return a credentials file as every AWS library reads it."""
+    return f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {secret}\n"
 
 
 def render_mlflow_credentials(username: str, password: str) -> str:
