@@ -68,7 +68,7 @@ def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str,
     add-canned-policy, add-user and set-user-or-group-policy, each of which replaces what is there.
     """
     from minio.credentials.providers import StaticProvider
-    from minio.error import MinioException
+    from minio.error import MinioAdminException, MinioException
     from minio.minioadmin import MinioAdmin
     from urllib3.exceptions import HTTPError
 
@@ -99,7 +99,7 @@ def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str,
         admin.policy_add(bucket, policy=policy)
         admin.user_add(*account)
         admin.policy_set(bucket, user=account[0])
-    except (MinioException, HTTPError) as error:
+    except (MinioException, MinioAdminException, HTTPError) as error:
         raise AccountError(error) from error
 
 

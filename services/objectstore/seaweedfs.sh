@@ -3,16 +3,39 @@
 set -eu
 
 config=/run/secrets/s3.json
+grace=3 # seconds
+
+# -volume.max: every bucket takes 7 volumes. -master.volumeSizeLimitMB: small volumes give deleted space back sooner.
+run() {
+    exec weed -logtostderr=true -v=0 server -dir=/data -ip=127.0.0.1 -ip.bind=127.0.0.1 \
+        -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=200 -volume.preStopSeconds=0 \
+        -filer -filer.localSocket=/tmp/filer.sock \
+        -s3 -s3.port=9000 -s3.ip.bind=0.0.0.0 -s3.config="$config" -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0 \
+        -s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false -s3.allowedOrigins= -s3.localSocket=/tmp/s3.sock
+}
+
+# SeaweedFS takes 15 s to stop: its parts wait for streams that they hold with each other. Requests get a short while to
+# end; what was acknowledged is written by then and survives the kill (tests/stack/test_restart.py).
+stop() {
+    kill -TERM "$server"
+    (
+        sleep "$grace"
+        kill -KILL "$server"
+    ) 2>/dev/null &
+    wait "$server" || true
+    exit 0
+}
+
 # Without identities SeaweedFS lets everybody in: refuse to start rather than be open.
 grep -q '"identities"' "$config" || {
     printf 'objectstore: %s has no identities: start the stack'\''s secrets service first\n' "$config" >&2
     exit 1
 }
-
-# -volume.max: every bucket takes 7 volumes. -master.volumeSizeLimitMB: small volumes give deleted space back sooner.
-# -volume.preStopSeconds: there is no load balancer to wait for when stopping.
-exec weed -logtostderr=true -v=0 server -dir=/data -ip=127.0.0.1 -ip.bind=127.0.0.1 \
-    -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=200 -volume.preStopSeconds=0 \
-    -filer -filer.localSocket=/tmp/filer.sock \
-    -s3 -s3.port=9000 -s3.ip.bind=0.0.0.0 -s3.config="$config" -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0 \
-    -s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false -s3.allowedOrigins= -s3.localSocket=/tmp/s3.sock
+if [ -e /data/.minio.sys ]; then
+    printf 'objectstore: the data in /data is MinIO'\''s: set STACK_OBJECTSTORE=minio in .env\n' >&2
+    exit 1
+fi
+run &
+server=$!
+trap stop TERM INT
+wait "$server"

@@ -1,8 +1,10 @@
+"""`python -m wine`."""
+
 import atexit
 import gc
 
-# A training lives for seconds and leaves little garbage: collecting cycles in the hundred thousands of objects that
-# its imports make costs half a second on the way, and most of a second again when the interpreter ends.
+# A training lives for seconds and leaves little garbage: collecting cycles among the hundred thousands of objects that
+# its imports make would cost half a second on the way, and most of another when the interpreter ends.
 gc.disable()
 atexit.register(gc.freeze)
 

@@ -40,10 +40,12 @@ class Table:
 
     @property
     def name(self) -> str:
+        """The file's name without its suffix."""
         return PurePosixPath(urlsplit(self.source).path).stem or "data"
 
     @property
     def inputs(self) -> list[str]:
+        """The columns to predict from."""
         return [column for column in self.frame.columns if column != self.target]
 
 
@@ -139,7 +141,7 @@ def _read(path: Path) -> bytes:
 
 def _fetch(url: str) -> bytes:
     shown = show_address(url)
-    if "@" in urlsplit(url).netloc:
+    if "@" in url.split("/", 3)[2]:
         raise TrainerError(f"{shown} was given with a login in the URL, which is not supported: give a file")
     try:
         with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as response:  # noqa: S310 - http(s) only, see load_table

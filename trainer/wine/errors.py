@@ -13,5 +13,8 @@ class Terminated(BaseException):
 
 def show_address(url: str) -> str:
     """Return the URL without login, query and fragment, which may hold secrets."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the malformed URL"
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

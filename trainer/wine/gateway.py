@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import mlflow
 from mlflow import MlflowClient
@@ -12,6 +13,8 @@ from requests import HTTPError, RequestException
 
 from wine.errors import TrainerError, show_address
 from wine.settings import Settings, impatience
+
+_PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}
 
 
 def connect(settings: Settings) -> MlflowClient:
@@ -40,19 +43,20 @@ def explained(settings: Settings) -> Iterator[None]:
 
 
 def _explain(error: Exception) -> str | None:
-    status, account = _find_status(error), read_mlflow_creds().username
-    if status == 401:
+    status, account = _find_status(error), read_mlflow_creds().username or "nobody"
+    chain = _unchain(error)
+    detail = _find_detail(chain[-1])
+    if status == HTTPStatus.UNAUTHORIZED:
         where = "~/.mlflow/credentials, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        return f"refuses the login of {account or 'nobody'} (401): check the user name and password in {where}"
-    if status == 403:
-        return f"denies this to {account or 'nobody'} (403, {_first_line(error)}): ask an administrator for the right"
-    if status is not None and (status >= 500 or status in (408, 413, 429)):
-        return f"fails ({status}, {_first_line(error)}): look at its log, or try again in a moment"
+        return f"refuses the login of {account} (401): check the user name and password in {where}"
+    if status == HTTPStatus.FORBIDDEN:
+        return f"denies this to {account} (403, {detail}): ask an administrator for the right"
+    if status and (status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, HTTPError)):
+        return f"fails ({status}, {detail}): look at its log, or try again in a moment"
     if "valid JSON" in str(error) or getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND":
         return "doesn't answer as an MLflow server does: check MLFLOW_TRACKING_URI"
-    chain = _unchain(error)
     if status is None and any(isinstance(link, RequestException) for link in chain):
-        return f"can't be reached ({_first_line(chain[-1])}): check MLFLOW_TRACKING_URI and that the stack is up"
+        return f"can't be reached ({detail}): check MLFLOW_TRACKING_URI and that the stack is up"
     return None
 
 
@@ -62,8 +66,14 @@ def _find_status(error: Exception) -> int | None:
     if isinstance(error, RestException):
         return int(error.get_http_status_code())
     # An answer that isn't JSON, such as the gateway's own error pages, keeps its status in the message alone.
-    found = re.search(r"failed with error code (\d{3})\b", str(error))
+    found = re.search(r"(?:failed with error code|too many) (\d{3})\b", str(error))
     return int(found[1]) if found else None
+
+
+def _find_detail(error: BaseException) -> str:
+    message = str(error) or type(error).__name__
+    endpoint = re.search(r"request to endpoint (\S+) failed", message)
+    return endpoint[1] if endpoint else message.splitlines()[0][:200]
 
 
 def _unchain(error: BaseException) -> list[BaseException]:
@@ -71,7 +81,3 @@ def _unchain(error: BaseException) -> list[BaseException]:
     while deeper := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(deeper)
     return chain
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

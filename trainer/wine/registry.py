@@ -55,7 +55,7 @@ def explain_settled(client: MlflowClient) -> str | None:
     if production := find_production(model):
         return f"version {production} is in Production"
     count = len(list_versions(client))
-    return f"{count} versions, none in Production: choose one in the UI" if count >= 2 else None
+    return f"{count} versions, none in Production: choose one in the UI" if count > 1 else None
 
 
 def open_bootstrap(client: MlflowClient) -> None:
@@ -83,11 +83,11 @@ def promote_better(client: MlflowClient, candidates: list[Candidate]) -> str:
     """
     better, *others = sorted(candidates, key=lambda candidate: candidate.rmse)
     model = find_model(client)
-    production = find_production(model) if model else None
-    if production in (None, *(candidate.version for candidate in candidates)):
+    production = (model and find_production(model)) or better.version
+    if production in {candidate.version for candidate in candidates}:
         production = better.version
-        client.set_registered_model_alias(MODEL, ALIAS, better.version)
-        _move_stage(client, better.version, "Production")
+        client.set_registered_model_alias(MODEL, ALIAS, production)
+        _move_stage(client, production, "Production")
         for other in others:
             _move_stage(client, other.version, "Archived")
     client.delete_registered_model_tag(MODEL, _UNFINISHED)

@@ -34,10 +34,10 @@ def read_settings() -> Settings:
     """Read the environment.
 
     Raises:
-        TrainerError: MLFLOW_TRACKING_URI is unset, empty, or no URL.
+        TrainerError: MLFLOW_TRACKING_URI is unset, empty, or no URL; `sqlite://` is for tests without a server.
     """
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    if "://" not in tracking_uri:
+    if not tracking_uri.startswith(("http://", "https://", "sqlite://")):
         seen = f"is {tracking_uri!r}, no URL" if tracking_uri else "is not set"
         raise TrainerError(f"MLFLOW_TRACKING_URI {seen}: set it to the gateway's address, http://host:port")
     return Settings(

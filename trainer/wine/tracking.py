@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from mlflow import MlflowClient
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.pandas_dataset import PandasDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
-from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from sklearn.linear_model import ElasticNet
 
@@ -22,30 +21,41 @@ from wine.data import Split, Table
 from wine.errors import Terminated, TrainerError
 from wine.model import Hyperparameters, Metrics
 from wine.plots import plot_coefficients, plot_residuals
-from wine.settings import Settings, impatience
+from wine.settings import impatience
 
 TAGS = {"team": "Analytics Principal", "dataset": "Wine", "release.version": "2.2.2"}
 FAILURE_TAG = "failure.reason"
 
-_ORIGIN = ("mlflow.user", "mlflow.source.name", "mlflow.source.git.commit")
-
-# Named and pinned: MLflow would else load the model in a subprocess to find them, which takes longer than the training.
+# Named and pinned: to find them, MLflow would load the model in a subprocess, which takes longer than all the rest.
 _REQUIREMENTS = [f"{name}=={version(name)}" for name in ("mlflow", "scikit-learn", "numpy", "pandas", "skops")]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a run is filed under, and where it says that it comes from."""
+
+    experiment: str
+    run_name: str
+    user: str | None = None
+    git_commit: str | None = None
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """The tags from which MLflow's pages show user, source and commit."""
+        user = {"mlflow.user": self.user} if self.user else {}
+        commit = {"mlflow.source.git.commit": self.git_commit} if self.git_commit else {}
+        return {"mlflow.source.name": "trainer/wine"} | user | commit
 
 
 def find_experiment(client: MlflowClient, name: str) -> str:
     """Return the id of the experiment, created when missing.
 
     Raises:
-        TrainerError: An experiment of that name has been deleted; its name stays taken until it is purged.
+        TrainerError: An experiment of that name has been deleted; the name stays taken until it is purged.
     """
-    if client.get_experiment_by_name(name) is None:
-        try:
-            return str(client.create_experiment(name))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another training was quicker
-                raise
     found = client.get_experiment_by_name(name)
+    if found is None:
+        return str(client.create_experiment(name))
     if found.lifecycle_stage == "deleted":
         what = f"the experiment {name!r} (id {found.experiment_id}) has been deleted"
         raise TrainerError(f"{what}: restore it, or choose another by --experiment")
@@ -53,11 +63,15 @@ def find_experiment(client: MlflowClient, name: str) -> str:
 
 
 @contextmanager
-def open_run(client: MlflowClient, experiment_id: str, name: str, settings: Settings) -> Iterator[str]:
-    """Yield the id of a new run, which ends as FINISHED, or as FAILED or KILLED with the reason as a tag."""
-    origin = dict(zip(_ORIGIN, (settings.user, "trainer/wine", settings.git_commit), strict=True))
-    tags = TAGS | {key: value for key, value in origin.items() if value}
-    run_id = str(mlflow.start_run(experiment_id=experiment_id, run_name=name, tags=tags).info.run_id)
+def open_run(client: MlflowClient, labels: Labels) -> Iterator[str]:
+    """Yield the id of a new run, which ends as FINISHED, or as FAILED or KILLED with the reason as a tag.
+
+    Raises:
+        TrainerError: The experiment has been deleted.
+    """
+    experiment_id = find_experiment(client, labels.experiment)
+    run = mlflow.start_run(experiment_id=experiment_id, run_name=labels.run_name, tags=TAGS | labels.origin)
+    run_id = str(run.info.run_id)
     try:
         yield run_id
     except BaseException as error:
@@ -66,7 +80,7 @@ def open_run(client: MlflowClient, experiment_id: str, name: str, settings: Sett
             with suppress(Exception):
                 mlflow.end_run("KILLED" if killed else "FAILED")
             with suppress(Exception):
-                client.set_tag(run_id, FAILURE_TAG, f"{type(error).__name__}: {error}"[:500])
+                client.set_tag(run_id, FAILURE_TAG, f"{type(error).__name__}: {error}".rstrip(": ")[:500])
         raise
     mlflow.end_run()
 
@@ -90,14 +104,8 @@ def log_training(split: Split, chosen: Hyperparameters, model: ElasticNet, metri
         signature=infer_signature(split.train_x, model.predict(split.train_x)),
         input_example=split.train_x.head(2),
         pip_requirements=_REQUIREMENTS,
-        tags=_list_origin(),
     )
     return str(logged.model_uri)
-
-
-def _list_origin() -> dict[str, str]:
-    # The logged model has a page of its own, which would else show this file as its source.
-    return {key: value for key, value in mlflow.active_run().data.tags.items() if key in _ORIGIN}
 
 
 def _describe_dataset(table: Table) -> PandasDataset:

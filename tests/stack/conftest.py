@@ -1,0 +1,60 @@
+"""Fixtures on real containers: one stack for most tests, others made by the tests that change or break one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+from mlflow import MlflowClient
+
+Login = tuple[str, str]
+
+
+@pytest.fixture(scope="session")
+def make_deployment() -> Iterator[Callable[..., Deployment]]:
+    """Return a function that prepares one more checkout; what it made is destroyed at the end."""
+    name, scratch = os.environ["STACK_TEST_NAME"], Path(os.environ["STACK_TEST_SCRATCH"])
+    made: list[Deployment] = []
+
+    def make(suffix: str, **settings: str) -> Deployment:
+        deployment = Deployment(f"{name}-{suffix}", scratch / suffix)
+        deployment.prepare(**settings)
+        made.append(deployment)
+        return deployment
+
+    yield make
+    for deployment in made:
+        deployment.destroy()
+
+
+@pytest.fixture(scope="session")
+def stack(make_deployment: Callable[..., Deployment]) -> Deployment:
+    """The stack that most tests use, made as a user makes it."""
+    deployment = make_deployment("main")
+    deployment.check("up", timeout=900)
+    return deployment
+
+
+@pytest.fixture(scope="session")
+def admin(stack: Deployment) -> Login:
+    login = stack.login()
+    return login["MLFLOW_TRACKING_USERNAME"], login["MLFLOW_TRACKING_PASSWORD"]
+
+
+@pytest.fixture
+def client(stack: Deployment, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A stock client, with the three variables that a user sets and nothing else."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "AWS_"))]:
+        monkeypatch.delenv(name)
+    for name, value in stack.login().items():
+        monkeypatch.setenv(name, value)
+    # A test asks once and wants the answer that a user would see in the end.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    import mlflow
+
+    mlflow.set_tracking_uri(stack.url)
+    mlflow.set_registry_uri(stack.url)
+    return MlflowClient()

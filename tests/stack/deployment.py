@@ -1,0 +1,129 @@
+"""A stack of the tests' own: a copy of the checkout in a scratch folder, with a name and a port that nobody else has."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+CHECKOUT = Path(__file__).parents[2]
+WAIT_SECONDS = 60.0
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def copy_checkout(target: Path) -> None:
+    """Copy what git knows or would add: what a clone of this tree has."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=CHECKOUT,
+        check=True,
+        capture_output=True,
+    )
+    for name in filter(None, listing.stdout.decode().split("\0")):
+        if (CHECKOUT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(CHECKOUT / name, target / name)
+
+
+@dataclass
+class Deployment:
+    """A checkout and the stack that it makes; `run` is what a user types."""
+
+    name: str
+    root: Path
+    port: int = field(default_factory=find_free_port)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def prepare(self, **settings: str) -> None:
+        """Copy the checkout and write its .env."""
+        copy_checkout(self.root)
+        chosen = {"STACK_NAME": self.name, "STACK_PORT": str(self.port), **preset_choices(), **settings}
+        (self.root / ".env").write_text("".join(f"{name}={value}\n" for name, value in chosen.items()))
+
+    def execute(self, *command: str, timeout: float = 240, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command in the checkout; it never raises for an exit code."""
+        return subprocess.run(
+            command,
+            cwd=self.root,
+            env={**os.environ, **self.environment},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            input=stdin if stdin is not None else "",
+            check=False,
+        )
+
+    def run(self, *arguments: str, timeout: float = 240, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run ./stack with these arguments."""
+        return self.execute("./stack", *arguments, timeout=timeout, stdin=stdin)
+
+    def check(self, *arguments: str, timeout: float = 240, stdin: str | None = None) -> str:
+        """Run ./stack; fail the test with its output if it fails. Returns stdout."""
+        result = self.run(*arguments, timeout=timeout, stdin=stdin)
+        assert result.returncode == 0, f"./stack {shlex.join(arguments)}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def compose(self, *arguments: str, timeout: float = 120) -> str:
+        """Run plain `docker compose` in the checkout, as a user would after ./stack. Returns stdout."""
+        result = self.execute("docker", "compose", *arguments, timeout=timeout)
+        assert result.returncode == 0, f"docker compose {shlex.join(arguments)}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def login(self) -> dict[str, str]:
+        """Return the variables that `./stack env` prints."""
+        lines = [line.removeprefix("export ") for line in self.check("env").splitlines()]
+        return dict(shlex.split(line)[0].split("=", 1) for line in lines)
+
+    def container(self, service: str) -> dict[str, Any]:
+        """Return `docker inspect` of a service's container."""
+        identifier = self.compose("ps", "--all", "--quiet", service).strip()
+        inspected = subprocess.run(["docker", "inspect", identifier], check=True, capture_output=True, text=True)
+        result: dict[str, Any] = json.loads(inspected.stdout)[0]
+        return result
+
+    def logs(self, service: str) -> str:
+        return self.compose("logs", "--no-color", "--no-log-prefix", service)
+
+    def ask(self, path: str, login: tuple[str, str] | None, method: str = "GET", **options: Any) -> requests.Response:
+        """Send one request to the gateway."""
+        return requests.request(method, self.url + path, auth=login, timeout=30, **options)
+
+    def destroy(self) -> None:
+        if (self.root / ".env").exists():
+            self.run("destroy", "--yes")
+
+
+def preset_choices() -> dict[str, str]:
+    """Return what `./stack test` chose already, so that no stack has to ask the registry again."""
+    names = {"STACK_OBJECTSTORE": "STACK_TEST_OBJECTSTORE", "BASE_IMAGE": "STACK_TEST_BASE_IMAGE"}
+    return {setting: os.environ[variable] for setting, variable in names.items() if os.environ.get(variable)}
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> float:
+    """Return after how many seconds `condition` became true; fail the test when it doesn't."""
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        if condition():
+            return time.monotonic() - start
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {seconds:.0f} s")

@@ -1,0 +1,170 @@
+"""The rules that every container keeps, checked on the compose file as data and on the containers that run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+from deployment import CHECKOUT, Deployment
+
+SERVERS = ["postgres", "objectstore", "mlflow", "nginx"]
+JOBS = ["secrets", "bucket", "migrate"]
+# What is excepted from a rule, with the reason in docker-compose.yml on the spot.
+ROOT_USERS = {"secrets"}
+CAPABILITIES = {"secrets": ["CHOWN", "DAC_OVERRIDE", "FOWNER"]}
+NO_HEALTH_CHECK = {"objectstore"}
+
+
+@pytest.fixture(scope="module")
+def services(stack: Deployment) -> dict[str, dict[str, Any]]:
+    config: dict[str, Any] = json.loads(stack.compose("--profile", "*", "config", "--format", "json"))
+    found: dict[str, dict[str, Any]] = config["services"]
+    return found
+
+
+def test_only_the_gateway_is_published_and_on_loopback(services: dict[str, dict[str, Any]], stack: Deployment) -> None:
+    published = {name: service["ports"] for name, service in services.items() if service.get("ports")}
+    assert list(published) == ["nginx"]
+    assert [port["host_ip"] for port in published["nginx"]] == ["127.0.0.1"]
+
+
+def test_every_service_has_a_folder_of_its_name(services: dict[str, dict[str, Any]]) -> None:
+    for name in services:
+        assert (CHECKOUT / "services" / name).is_dir() or (CHECKOUT / name).is_dir(), name
+
+
+def test_every_service_is_hardened(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service.get("cap_add", []) == CAPABILITIES.get(name, []), name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert int(service["mem_limit"]) > 0, name
+        assert 0 < service["pids_limit"] <= 512, name
+        assert service["logging"]["options"] == {"max-size": "10m", "max-file": "3"}, name
+        assert service["stop_grace_period"] == "10s", name
+        assert "privileged" not in service, name
+
+
+def test_servers_restart_and_have_health_checks(services: dict[str, dict[str, Any]]) -> None:
+    for name in SERVERS:
+        assert services[name]["restart"] == "unless-stopped", name
+        assert ("healthcheck" in services[name]) == (name not in NO_HEALTH_CHECK), name
+
+
+def test_data_networks_are_closed(stack: Deployment) -> None:
+    networks = json.loads(stack.compose("config", "--format", "json"))["networks"]
+    assert networks["database"]["internal"] is True
+    assert networks["store"]["internal"] is True
+    assert list(stack.container("postgres")["NetworkSettings"]["Networks"]) == [f"{stack.name}_database"]
+
+
+@pytest.mark.parametrize("service", SERVERS)
+def test_no_server_runs_as_root(stack: Deployment, service: str) -> None:
+    pid = stack.container(service)["State"]["Pid"]
+    status = subprocess.run(["cat", f"/proc/{pid}/status"], check=True, capture_output=True, text=True).stdout
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert "0" not in fields["Uid"].split()
+    assert int(fields["CapEff"], 16) == 0
+    assert fields["NoNewPrivs"] == "1"
+
+
+@pytest.mark.parametrize("service", SERVERS)
+def test_no_server_can_write_its_root_file_system(stack: Deployment, service: str) -> None:
+    result = stack.execute("docker", "compose", "exec", "-T", service, "sh", "-c", "echo x > /etc/x")
+    assert result.returncode != 0
+    assert "Read-only file system" in result.stderr or "Permission denied" in result.stderr
+
+
+def read_secrets(stack: Deployment) -> dict[str, str]:
+    """Return every generated secret from the master volume."""
+    output = subprocess.run(
+        ["docker", "run", "--rm", "--volume", f"{stack.name}_secrets-master:/master:ro", "--network", "none"]
+        + ["--entrypoint", "python", "mlflow-stack/secrets:0.1.0", "-c"]
+        + ["import json, pathlib as p; print(json.dumps({f.name: f.read_text() for f in p.Path('/master').iterdir()}))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    values: dict[str, str] = json.loads(output)
+    return values
+
+
+def test_no_secret_is_in_an_inspection_a_command_line_a_log_or_a_layer(stack: Deployment) -> None:
+    secrets = read_secrets(stack)
+    assert len(secrets) == 11
+    places = {"logs": stack.compose("logs", "--no-color"), "compose": stack.compose("config")}
+    for service in SERVERS + JOBS:
+        container = stack.container(service)
+        places[f"inspect {service}"] = json.dumps(container)
+        history = ["docker", "history", "--no-trunc", container["Config"]["Image"]]
+        places[f"layers {service}"] = subprocess.run(history, check=True, capture_output=True, text=True).stdout
+        if pid := container["State"]["Pid"]:
+            with open(f"/proc/{pid}/cmdline", "rb") as cmdline, open(f"/proc/{pid}/environ", "rb") as environ:
+                places[f"process {service}"] = (cmdline.read() + environ.read()).decode(errors="replace")
+    for name, value in secrets.items():
+        for place, text in places.items():
+            assert value not in text, f"{name} is in {place}"
+
+
+def test_each_consumer_reads_its_own_secrets_only(stack: Deployment) -> None:
+    listing = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh"]
+        + [
+            option
+            for name in ("postgres", "objectstore", "bucket", "migrate", "mlflow", "admin", "trainer")
+            for option in ("--volume", f"{stack.name}_secrets-{name}:/secrets/{name}:ro")
+        ]
+        + ["mlflow-stack/secrets:0.1.0", "-c", "stat -c '%n %U %a' /secrets/* /secrets/*/*"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    lines = [line.split() for line in listing.splitlines()]
+    assert len(lines) > 14
+    for path, owner, mode in lines:
+        consumer = path.split("/")[2]
+        assert owner == consumer, path
+        assert mode == ("500" if path.count("/") == 2 else "400"), path
+    with_master = [name for name in SERVERS if "secrets-master" in json.dumps(stack.container(name)["Mounts"])]
+    assert with_master == []
+
+
+def test_the_server_has_no_superuser_and_no_other_database(stack: Deployment) -> None:
+    script = (
+        "import psycopg2\n"
+        "for user, database in (('postgres', 'postgres'), ('mlflow', 'auth'), ('auth', 'mlflow')):\n"
+        "    try:\n"
+        "        psycopg2.connect(host='postgres', user=user, dbname=database, passfile='/run/secrets/pgpass')\n"
+        "    except psycopg2.OperationalError:\n"
+        "        continue\n"
+        "    raise SystemExit(f'{user} reaches {database}')\n"
+        "connection = psycopg2.connect(host='postgres', user='mlflow', dbname='mlflow', passfile='/run/secrets/pgpass')\n"
+        "cursor = connection.cursor()\n"
+        "cursor.execute('select rolsuper or rolcreatedb or rolcreaterole from pg_roles where rolname = current_user')\n"
+        "assert cursor.fetchone() == (False,)\n"
+        "cursor.execute('show data_checksums')\n"
+        "assert cursor.fetchone() == ('on',)\n"
+    )
+    stack.compose("exec", "-T", "mlflow", "python", "-c", script)
+
+
+def test_mlflows_account_in_the_store_reaches_the_one_bucket_only(stack: Deployment) -> None:
+    script = (
+        "import boto3, botocore.exceptions, os\n"
+        "os.environ['AWS_SHARED_CREDENTIALS_FILE'] = '/run/secrets/aws_credentials'\n"
+        "s3 = boto3.client('s3', endpoint_url=os.environ['STACK_S3_ENDPOINT'], region_name='us-east-1')\n"
+        "assert s3.get_bucket_versioning\n"
+        "s3.list_objects_v2(Bucket=os.environ['STACK_BUCKET'], MaxKeys=1)\n"
+        "for attempt in (lambda: s3.create_bucket(Bucket='other'), lambda: s3.list_objects_v2(Bucket='other'),\n"
+        "                lambda: s3.delete_bucket(Bucket=os.environ['STACK_BUCKET'])):\n"
+        "    try:\n"
+        "        attempt()\n"
+        "    except botocore.exceptions.ClientError as error:\n"
+        "        assert error.response['ResponseMetadata']['HTTPStatusCode'] in (403, 404), error\n"
+        "        continue\n"
+        "    raise SystemExit('not denied')\n"
+    )
+    stack.compose("exec", "-T", "mlflow", "python", "-c", script)

@@ -1,0 +1,241 @@
+"""Bad input and dead neighbours: one clear line, a non-zero exit, nothing half-created."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import requests
+from deployment import CHECKOUT, Deployment, wait_until
+from mlflow import MlflowClient
+
+Login = tuple[str, str]
+PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+
+
+def assert_one_line(text: str, *parts: str) -> None:
+    """Fail unless `text` is a single line that holds all parts and no traceback."""
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("==>", "    done"))]
+    assert len(lines) == 1, text
+    for part in parts:
+        assert part in lines[0], text
+
+
+def set_settings(deployment: Deployment, **settings: str) -> None:
+    with (deployment.root / ".env").open("a") as file:
+        file.writelines(f"{name}={value}\n" for name, value in settings.items())
+
+
+@pytest.fixture
+def other(make_deployment: Callable[..., Deployment], request: pytest.FixtureRequest) -> Deployment:
+    """A checkout whose stack never comes up."""
+    return make_deployment(f"fault-{abs(hash(request.node.name)) % 100000}")
+
+
+@pytest.mark.parametrize("arguments", [(), ("-h",), ("help",)])
+def test_the_command_explains_itself(other: Deployment, arguments: tuple[str, ...]) -> None:
+    output = other.check(*arguments)
+    for command in ("up", "down", "destroy", "env", "train", "status", "logs", "test"):
+        assert f"\n  {command} " in output or f"\n  {command}[" in output or f"\n  {command}  " in output
+
+
+@pytest.mark.parametrize("arguments", [("bogus",), ("up", "--bogus"), ("train", "--data")])
+def test_a_wrong_command_is_a_usage_error(stack: Deployment, arguments: tuple[str, ...]) -> None:
+    result = stack.run(*arguments)
+    assert result.returncode == 2
+    assert_one_line(result.stderr, "./stack -h")
+
+
+def test_all_faults_of_env_are_named_at_once(other: Deployment) -> None:
+    set_settings(
+        other, STACK_PORT="99999", STACK_BIND="somewhere", STACK_JOBS="maybe", STACK_WORKERS="0", STACK_COLOUR="red"
+    )
+    with (other.root / ".env").open("a") as file:
+        file.write("no assignment\n")
+    result = other.run("up")
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert len(lines) == 6, result.stderr
+    for part in ("'99999'", "'somewhere'", "'maybe'", "'0'", "STACK_COLOUR", "'no assignment'"):
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize("name", ["POSTGRES_PASSWORD", "MINIO_ROOT_PASSWORD", "MLFLOW_TRACKING_PASSWORD"])
+def test_env_is_no_place_for_secrets(other: Deployment, name: str) -> None:
+    set_settings(other, **{name: "changeme"})
+    result = other.run("up")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, name, "not a setting")
+
+
+def test_a_taken_port_is_named_before_anything_is_made(other: Deployment) -> None:
+    with socket.create_server(("127.0.0.1", other.port)):
+        result = other.run("up")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, str(other.port), "STACK_PORT")
+    assert other.compose("ps", "--all", "--quiet") == ""
+
+
+def test_a_full_disk_is_named_before_anything_is_made(other: Deployment) -> None:
+    set_settings(other, STACK_MIN_FREE_MB="999999999")
+    result = other.run("up")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "MB are free", "STACK_MIN_FREE_MB")
+
+
+def test_another_stack_of_the_same_name_is_left_alone(stack: Deployment, other: Deployment) -> None:
+    set_settings(other, STACK_NAME=stack.name)
+    result = other.run("up")
+    (other.root / ".env").unlink()  # its name is the other stack's: it must not be destroyed with this one
+    assert result.returncode == 1
+    assert_one_line(result.stderr, stack.name, str(stack.root), "STACK_NAME")
+
+
+def test_the_object_store_never_changes_under_existing_data(stack: Deployment) -> None:
+    original = (stack.root / ".env").read_text()
+    present = json.loads(stack.compose("config", "--format", "json"))["services"]["objectstore"]["build"]["target"]
+    wrong = {"minio": "seaweedfs", "seaweedfs": "minio"}[present]
+    try:
+        set_settings(stack, STACK_OBJECTSTORE=wrong)
+        result = stack.run("up")
+    finally:
+        (stack.root / ".env").write_text(original)
+    assert result.returncode == 1
+    assert_one_line(result.stderr, f"'{wrong}'", present)
+
+
+@pytest.mark.parametrize("command", ["env", "train", "status", "reload"])
+def test_commands_of_a_running_stack_say_that_none_runs(other: Deployment, command: str) -> None:
+    result = other.run(command)
+    assert result.returncode == 1
+    assert_one_line(result.stderr, other.name, "./stack up")
+
+
+def test_destroy_asks_first(stack: Deployment, admin: Login) -> None:
+    result = stack.run("destroy")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "--yes", stack.name)
+    assert stack.ask(PROBE, admin).status_code == 200
+
+
+def test_no_docker_daemon_is_named(other: Deployment) -> None:
+    other.environment["DOCKER_HOST"] = "tcp://127.0.0.1:9"
+    result = other.run("up")
+    other.environment.clear()
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "DOCKER_HOST=tcp://127.0.0.1:9")
+
+
+GOOD = (CHECKOUT / "trainer/data/winequality-red.csv").read_text()
+BAD_DATA = {
+    "empty": ("", "empty"),
+    "no target": (GOOD.replace("quality", "grade", 1), "quality"),
+    "text": (GOOD.replace("7.4;0.7;", "seven;0.7;", 1), "seven"),
+    "binary": ("\x00\x01\x02", "csv"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_training_data_is_refused_before_a_run_is_made(
+    stack: Deployment, client: MlflowClient, tmp_path: Path, case: str
+) -> None:
+    content, part = BAD_DATA[case]
+    folder = stack.root / "data"  # a path that the Docker daemon sees too
+    folder.mkdir(exist_ok=True)
+    data = folder / f"{case.replace(' ', '-')}.csv"
+    data.write_text(content)
+    data.chmod(0o644)
+    experiment = client.get_experiment_by_name("Wine Regression").experiment_id
+    before = len(client.search_runs([experiment]))
+    result = stack.run("train", "--data", str(data))
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr + result.stdout
+    assert part in (result.stderr + result.stdout).lower()
+    assert len(client.search_runs([experiment])) == before
+
+
+def test_a_missing_data_file_is_named(stack: Deployment) -> None:
+    result = stack.run("train", "--data", "/no/such/file.csv")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "'/no/such/file.csv'")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--alpha", "-1"), ("--l1-ratio", "2"), ("--alpha", "nan"), ("--alpha", "much"), ("--bogus",)]
+)
+def test_a_wrong_hyperparameter_is_refused(stack: Deployment, arguments: tuple[str, ...]) -> None:
+    result = stack.run("train", *arguments)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr + result.stdout
+    assert arguments[-1] in result.stderr + result.stdout
+
+
+def test_training_without_a_gateway_ends_soon_with_one_line(stack: Deployment, admin: Login) -> None:
+    stack.compose("stop", "nginx")
+    try:
+        result = stack.execute("docker", "compose", "run", "--rm", "--no-deps", "-T", "trainer", "train", timeout=60)
+    finally:
+        stack.compose("start", "nginx")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "http://nginx:5000" in result.stderr
+    wait_until(lambda: is_served(stack, admin), "the gateway serves")
+
+
+def is_served(stack: Deployment, admin: Login) -> bool:
+    try:
+        return stack.ask(PROBE, admin).status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def test_a_dead_database_is_said_so_and_the_stack_heals(stack: Deployment, admin: Login) -> None:
+    stack.compose("stop", "postgres")
+    try:
+        answer = stack.ask(PROBE, ("somebody", "unknown"))
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "2"
+        assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+        wait_until(lambda: stack.container("mlflow")["State"]["Health"]["Status"] == "unhealthy", "it shows", 90)
+        assert "postgres" in stack.container("mlflow")["State"]["Health"]["Log"][-1]["Output"]
+        result = stack.run("status")
+        assert result.returncode == 1
+        assert "unhealthy" in result.stdout
+    finally:
+        stack.compose("start", "postgres")
+    wait_until(lambda: is_served(stack, admin), "the gateway serves")
+
+
+def test_a_dead_object_store_leaves_metadata_alone_and_the_stack_heals(
+    stack: Deployment, admin: Login, client: MlflowClient
+) -> None:
+    stack.compose("stop", "objectstore")
+    try:
+        run = client.create_run("0", run_name="no store")
+        client.log_metric(run.info.run_id, "written", 1.0)
+        upload = f"/api/2.0/mlflow-artifacts/artifacts/0/{run.info.run_id}/artifacts/x.txt"
+        assert stack.ask(upload, admin, "PUT", data=b"x").status_code >= 500
+        wait_until(lambda: stack.container("mlflow")["State"]["Health"]["Status"] == "unhealthy", "it shows", 90)
+        assert "objectstore" in stack.container("mlflow")["State"]["Health"]["Log"][-1]["Output"]
+    finally:
+        stack.compose("start", "objectstore")
+
+    def upload_works() -> bool:
+        return stack.ask(upload, admin, "PUT", data=b"x").status_code == 200
+
+    wait_until(upload_works, "uploads work")
+    assert client.get_run(run.info.run_id).data.metrics == {"written": 1.0}
+
+
+def test_a_dead_server_is_said_so(stack: Deployment, admin: Login) -> None:
+    stack.compose("stop", "mlflow")
+    try:
+        answer = stack.ask(PROBE, admin)
+        assert answer.status_code == 503
+        assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+    finally:
+        stack.compose("start", "mlflow")
+    wait_until(lambda: is_served(stack, admin), "the gateway serves")

@@ -1,0 +1,139 @@
+"""Drills that need a stack of their own: plain docker compose, secrets, migrations, job runners."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+import mlflow
+import pytest
+import requests
+from deployment import Deployment, preset_choices, wait_until
+
+PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+
+
+def answer_code(deployment: Deployment, login: tuple[str, str]) -> int:
+    try:
+        return deployment.ask(PROBE, login).status_code
+    except requests.ConnectionError:
+        return 0
+
+
+def read_login(deployment: Deployment) -> tuple[str, str]:
+    login = deployment.login()
+    return login["MLFLOW_TRACKING_USERNAME"], login["MLFLOW_TRACKING_PASSWORD"]
+
+
+@pytest.fixture(scope="module")
+def plain(make_deployment: Callable[..., Deployment]) -> Deployment:
+    """A clean clone without .env, brought up by plain `docker compose up`; only what a registry would give is named."""
+    deployment = make_deployment("plain")
+    (deployment.root / ".env").unlink()
+    deployment.environment = {
+        "STACK_NAME": deployment.name,
+        "STACK_PORT": str(deployment.port),
+        **{name: value for name, value in preset_choices().items() if value},
+    }
+    deployment.compose("up", "--detach", timeout=900)
+    return deployment
+
+
+def test_plain_compose_up_does_the_same_as_stack_up(plain: Deployment) -> None:
+    def trainer_is_done() -> bool:
+        return bool(plain.container("trainer")["State"]["Status"] == "exited")
+
+    wait_until(trainer_is_done, "the trainer has ended", 120)
+    assert plain.container("trainer")["State"]["ExitCode"] == 0, plain.logs("trainer")
+    login = read_login(plain)
+    answer = plain.ask(
+        "/api/2.0/mlflow/registered-models/alias?name=Wine_Elasticnet_Sklearn_Regressor&alias=production", login
+    )
+    assert answer.json()["model_version"]["current_stage"] == "Production"
+
+
+def test_an_example_secret_is_refused_and_nothing_changes(plain: Deployment) -> None:
+    before = read_login(plain)
+    for value in ("changeme", "password1234password1234", "minioadminminioadminminioadmin", "aaaaaaaaaaaaaaaaaaaaaaaa"):
+        result = plain.run("secrets", "set", "admin_password", stdin=value)
+        assert result.returncode == 1
+        assert "nothing was changed" in result.stderr
+    assert read_login(plain) == before
+    assert answer_code(plain, before) == 200
+
+
+def test_an_example_secret_in_the_volume_stops_the_start(plain: Deployment) -> None:
+    script = "import pathlib; p = pathlib.Path('/master/trainer_password'); {}"
+
+    def change(code: str) -> str:
+        return subprocess.run(
+            ["docker", "run", "--rm", "--user", "0", "--volume", f"{plain.name}_secrets-master:/master"]
+            + ["--entrypoint", "python", "mlflow-stack/secrets:0.1.0", "-c", script.format(code)],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+
+    original = change("print(p.read_text(), end='')")
+    change("p.write_text('changeme')")
+    result = plain.execute("docker", "compose", "run", "--rm", "-T", "secrets")
+    change(f"p.write_text({original!r})")
+    assert result.returncode == 1
+    assert "trainer_password" in result.stderr
+    assert "changeme" not in result.stderr
+
+
+def test_secrets_that_encrypt_data_are_not_rotated(plain: Deployment) -> None:
+    result = plain.run("secrets", "rotate", "kek_passphrase")
+    assert result.returncode == 1
+    assert "encrypted" in result.stderr
+
+
+def test_rotated_secrets_work_and_the_old_ones_do_not(plain: Deployment) -> None:
+    before = read_login(plain)
+    with_old = plain.ask("/api/2.0/mlflow/runs/search", before, "POST", json={"experiment_ids": ["1"]}).json()
+    plain.check("secrets", "rotate")
+    after = read_login(plain)
+    assert after != before
+    wait_until(lambda: answer_code(plain, after) == 200, "the new password is let in")
+    assert answer_code(plain, before) == 401
+    with_new = plain.ask("/api/2.0/mlflow/runs/search", after, "POST", json={"experiment_ids": ["1"]}).json()
+    assert with_new == with_old
+    plain.check("train", "--alpha", "0.3")
+
+
+def test_two_migrations_at_once_do_not_race(plain: Deployment) -> None:
+    """On empty databases and on old ones: both end well, and the schema is the newest."""
+    plain.compose("stop", "mlflow")
+    old = "python -c \"from mlflow.store.db.utils import _get_alembic_config, InitialBase; import os, sqlalchemy as s\n"
+    old += "from alembic import command; e = s.create_engine(os.environ['STACK_DATABASE_URI'])\n"
+    old += "InitialBase.metadata.create_all(e); c = _get_alembic_config(str(e.url))\n"
+    old += "c.attributes['connection'] = n = e.connect(); command.upgrade(c, 'bda7b8c39065'); n.commit()\""
+    for prepare in ("true", old):
+        for name in ("mlflow", "auth"):
+            sql = f"drop schema public cascade; create schema public authorization {name}"
+            plain.compose("exec", "-T", "postgres", "psql", "-q", "-d", name, "-c", sql)
+        run = ["docker", "compose", "run", "--rm", "--no-deps", "-T"]
+        environment = plain.execute("sh", "-c", "true")
+        assert environment.returncode == 0
+        made = plain.execute(*run, "--entrypoint", "sh", "migrate", "-c", prepare)
+        assert made.returncode == 0, made.stderr
+        both = plain.execute("sh", "-c", " & ".join([f"{' '.join(run)} migrate || touch failed"] * 2) + " & wait")
+        assert not (plain.root / "failed").exists(), both.stdout + both.stderr
+        assert both.stdout.count("this version's schema") == 2, both.stdout + both.stderr
+    plain.compose("start", "mlflow")
+    login = read_login(plain)
+    wait_until(lambda: answer_code(plain, login) == 200, "the server accepts the migrated schema")
+
+
+def test_job_runners_run_when_the_operator_wants_them(plain: Deployment) -> None:
+    plain.environment |= {"STACK_JOBS": "on", "STACK_MLFLOW_MEMORY": "4g"}
+    plain.compose("up", "--detach", "--no-build", "--no-deps", "mlflow")
+    login = read_login(plain)
+    wait_until(lambda: answer_code(plain, login) == 200, "the server is up", 90)
+
+    def runners() -> int:
+        return plain.compose("top", "mlflow").count("mlflow.server.jobs")
+
+    wait_until(lambda: runners() > 0, "job runners run")
+    assert mlflow.__version__ in plain.ask("/version", login).text

@@ -1,0 +1,160 @@
+"""What must survive: a second up, a stop, a kill -9 of anything, a changed gateway configuration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import mlflow
+import pytest
+import requests
+from deployment import Deployment, wait_until
+from mlflow import MlflowClient
+
+Login = tuple[str, str]
+MODEL = "Wine_Elasticnet_Sklearn_Regressor"
+PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+
+
+def snapshot(client: MlflowClient) -> tuple[object, ...]:
+    """Return what a user would miss: runs, versions with stages and aliases."""
+    experiments = sorted((found.experiment_id, found.name) for found in client.search_experiments())
+    runs = sorted(
+        (run.info.run_id, str(sorted(run.data.metrics.items())), str(sorted(run.data.params.items())))
+        for run in client.search_runs([identifier for identifier, _ in experiments])
+    )
+    versions = sorted(
+        (version.name, version.version, version.current_stage, str(version.aliases))
+        for version in client.search_model_versions()
+    )
+    return experiments, runs, versions
+
+
+def is_ready(stack: Deployment, login: Login) -> Callable[[], bool]:
+    def ask() -> bool:
+        try:
+            return stack.ask(PROBE, login).status_code == 200
+        except requests.ConnectionError:
+            return False
+
+    return ask
+
+
+def test_a_second_up_changes_nothing_and_trains_nothing(stack: Deployment, client: MlflowClient) -> None:
+    before, containers = snapshot(client), [stack.container(name)["Id"] for name in ("postgres", "mlflow", "nginx")]
+    output = stack.run("up")
+    assert output.returncode == 0, output.stderr
+    assert "already trained" in output.stderr
+    assert snapshot(client) == before
+    assert [stack.container(name)["Id"] for name in ("postgres", "mlflow", "nginx")] == containers
+
+
+def test_down_and_up_keep_everything(stack: Deployment, client: MlflowClient) -> None:
+    before = snapshot(client)
+    stack.check("down")
+    with pytest.raises(requests.ConnectionError):
+        requests.get(stack.url, timeout=5)
+    stack.check("up")
+    assert snapshot(client) == before
+    assert len(mlflow.pyfunc.load_model(f"models:/{MODEL}/Production").metadata.to_dict()) > 0
+
+
+@pytest.mark.parametrize("service", ["postgres", "objectstore", "mlflow", "nginx"])
+def test_a_killed_server_heals_and_no_acknowledged_write_is_lost(
+    stack: Deployment, admin: Login, client: MlflowClient, service: str, soak: bool
+) -> None:
+    for round_number in range(20 if soak else 1):
+        run = client.create_run("0", run_name=f"before the end of {service} {round_number}")
+        client.log_metric(run.info.run_id, "kept", 1.0)
+        client.log_text(run.info.run_id, "kept", "kept.txt")
+        os.kill(stack.container(service)["State"]["Pid"], signal.SIGKILL)
+        wait_until(lambda: stack.container(service)["State"]["Running"], f"{service} runs again")
+        wait_until(is_ready(stack, admin), f"the gateway serves again after the end of {service}")
+        assert client.get_run(run.info.run_id).data.metrics == {"kept": 1.0}
+
+        def artifact_is_back(run_id: str = run.info.run_id) -> bool:
+            try:
+                return mlflow.artifacts.load_text(f"runs:/{run_id}/kept.txt") == "kept"
+            except Exception:  # noqa: BLE001 - whatever the client says while the store starts
+                return False
+
+        wait_until(artifact_is_back, f"the artifact is back after the end of {service}")
+
+
+def test_a_killed_worker_is_replaced(stack: Deployment, admin: Login) -> None:
+    master = stack.container("mlflow")["State"]["Pid"]
+    with open(f"/proc/{master}/task/{master}/children") as children:
+        workers = [int(pid) for pid in children.read().split()]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    wait_until(is_ready(stack, admin), "the gateway serves")
+    for _ in range(20):
+        assert stack.ask(PROBE, admin).status_code == 200
+
+
+@pytest.mark.parametrize("service", ["postgres", "objectstore", "mlflow", "nginx"])
+def test_every_server_stops_within_ten_seconds(stack: Deployment, service: str) -> None:
+    start = time.monotonic()
+    stack.compose("stop", service)
+    seconds = time.monotonic() - start
+    container = stack.container(service)["State"]
+    stack.compose("start", service)
+    assert seconds < 10
+    assert container["ExitCode"] in (0, 143), f"{service} was killed: {container}"
+
+
+def test_the_stack_is_well_after_all_that(stack: Deployment, admin: Login) -> None:
+    wait_until(is_ready(stack, admin), "the gateway serves")
+    wait_until(lambda: stack.run("status").returncode == 0, "every service is well")
+
+
+def test_reload_follows_a_change_without_dropping_a_request(stack: Deployment, admin: Login) -> None:
+    template = stack.root / "nginx/conf/nginx.conf.template"
+    original = template.read_text()
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def ask_all_the_time() -> None:
+        with requests.Session() as session:
+            session.auth = admin
+            while not stop.is_set():
+                try:
+                    answer = session.get(stack.url + PROBE, timeout=30)
+                    if answer.status_code != 200:
+                        failures.append(f"{answer.status_code}")
+                except requests.RequestException as error:
+                    failures.append(repr(error))
+
+    thread = threading.Thread(target=ask_all_the_time)
+    thread.start()
+    try:
+        template.write_text(original.replace("server_tokens off;", "server_tokens off;\n    add_header X-Changed yes always;"))
+        changed = original.replace("add_header X-Request-Id $request_id always;", "add_header X-Changed yes always;", 1)
+        template.write_text(changed)
+        assert "new configuration runs" in stack.check("reload")
+        wait_until(lambda: "X-Changed" in stack.ask("/livez", None).headers, "the change is served")
+    finally:
+        stop.set()
+        thread.join()
+        template.write_text(original)
+        stack.check("reload")
+    assert failures == []
+
+
+def test_a_broken_template_never_becomes_the_running_configuration(stack: Deployment, admin: Login) -> None:
+    template = stack.root / "nginx/conf/nginx.conf.template"
+    original = template.read_text()
+    try:
+        for broken in (original.replace("http {", "http {{"), original.replace("${STACK_BUCKET}", "${STACK_BUCKEET}")):
+            template.write_text(broken)
+            result = stack.run("reload")
+            assert result.returncode != 0
+            assert "nginx.conf.template" in result.stderr
+            assert stack.ask(PROBE, admin).status_code == 200
+        result = stack.execute("docker", "compose", "run", "--rm", "--no-deps", "-T", "nginx")
+        assert result.returncode != 0, "a gateway with a broken template started"
+    finally:
+        template.write_text(original)
