@@ -24,7 +24,7 @@ MASTER = ROOT / "master"
 MIN_LENGTH = 20
 MIN_DISTINCT = 8
 # Values that manuals and other stacks ship: whoever brings a secret of their own may not bring one of these.
-EXAMPLES = ("admin", "changeme", "example", "minioadmin", "mlflow", "password", "postgres", "secret", "test")
+EXAMPLES = ("minioadmin", "changeme", "password", "postgres", "example", "mlflow", "secret", "admin", "minio", "test")
 
 
 def make_token() -> str:

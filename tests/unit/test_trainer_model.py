@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wine.data import Split, load_table, split_table
@@ -70,7 +71,7 @@ def test_the_ends_of_the_range_are_taken(split: Split, l1_ratio: float) -> None:
 def test_the_plots_show_every_test_row_and_every_input(split: Split, tmp_path: Path) -> None:
     model = fit_model(split, Hyperparameters(0.1, 0.5))
     residuals, coefficients = plot_residuals(model, split), plot_coefficients(model, split)
-    assert len(residuals.axes[0].collections[0].get_offsets()) == 400
+    assert np.shape(residuals.axes[0].collections[0].get_offsets()) == (400, 2)
     assert [label.get_text() for label in coefficients.axes[0].get_yticklabels()] == split.table.inputs
     for figure in (residuals, coefficients):
         figure.savefig(tmp_path / "plot.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import shutil
@@ -33,6 +34,8 @@ def _make_template() -> Path:
     """Make an empty database, once: creating its tables takes two seconds."""
     from mlflow import MlflowClient
 
-    path = Path(tempfile.mkdtemp()) / "mlflow.db"
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    path = folder / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
     return path

@@ -51,11 +51,13 @@ def _explain(error: Exception) -> str | None:
         return f"refuses the login of {account} (401): check the user name and password in {where}"
     if status == HTTPStatus.FORBIDDEN:
         return f"denies this to {account} (403, {detail}): ask an administrator for the right"
-    if status and (status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR or isinstance(error, HTTPError)):
-        return f"fails ({status}, {detail}): look at its log, or try again in a moment"
     if "valid JSON" in str(error) or getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND":
         return "doesn't answer as an MLflow server does: check MLFLOW_TRACKING_URI"
-    if status is None and any(isinstance(link, RequestException) for link in chain):
+    if status:
+        passing = status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        advice = "look at its log, or try again in a moment" if passing else "check the options"
+        return f"answers {status} ({detail}): {advice}"
+    if any(isinstance(link, RequestException) for link in chain):
         return f"can't be reached ({detail}): check MLFLOW_TRACKING_URI and that the stack is up"
     return None
 

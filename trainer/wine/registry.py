@@ -1,10 +1,10 @@
 """The registered model: its versions, which of them is in production, and why."""
 
-import contextlib
 import warnings
 from dataclasses import dataclass
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
@@ -68,10 +68,9 @@ def find_candidate(client: MlflowClient, params: dict[str, float], digest: str) 
     """Return a version whose run finished with these params on the data of this digest."""
     wanted = {key: str(value) for key, value in params.items()}
     for version in list_versions(client):
-        with contextlib.suppress(MlflowException):  # a purged run
-            run = client.get_run(version.run_id)
-            digests = {used.dataset.digest for used in run.inputs.dataset_inputs}
-            if run.info.status == "FINISHED" and run.data.params == wanted and digest in digests:
+        run = _find_run(client, version)
+        if run and run.info.status == "FINISHED" and run.data.params == wanted and "rmse" in run.data.metrics:
+            if digest in {used.dataset.digest for used in run.inputs.dataset_inputs}:
                 return Candidate(str(version.version), run.data.metrics["rmse"])
     return None
 
@@ -100,6 +99,17 @@ def _create_model(client: MlflowClient) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _find_run(client: MlflowClient, version: ModelVersion) -> Run | None:
+    if not version.run_id:
+        return None
+    try:
+        return client.get_run(version.run_id)
+    except MlflowException as error:
+        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"}:
+            raise
+        return None  # purged, or another user's
 
 
 def _move_stage(client: MlflowClient, version: str, stage: str) -> None:

@@ -70,17 +70,11 @@ def open_run(client: MlflowClient, labels: Labels) -> Iterator[str]:
         TrainerError: The experiment has been deleted.
     """
     experiment_id = find_experiment(client, labels.experiment)
-    run = mlflow.start_run(experiment_id=experiment_id, run_name=labels.run_name, tags=TAGS | labels.origin)
-    run_id = str(run.info.run_id)
     try:
-        yield run_id
+        run = mlflow.start_run(experiment_id=experiment_id, run_name=labels.run_name, tags=TAGS | labels.origin)
+        yield str(run.info.run_id)
     except BaseException as error:
-        killed = isinstance(error, KeyboardInterrupt | Terminated)
-        with impatience():  # the gateway may be the reason, and a container has ten seconds to stop
-            with suppress(Exception):
-                mlflow.end_run("KILLED" if killed else "FAILED")
-            with suppress(Exception):
-                client.set_tag(run_id, FAILURE_TAG, f"{type(error).__name__}: {error}".rstrip(": ")[:500])
+        _abandon_run(client, error)
         raise
     mlflow.end_run()
 
@@ -106,6 +100,19 @@ def log_training(split: Split, chosen: Hyperparameters, model: ElasticNet, metri
         pip_requirements=_REQUIREMENTS,
     )
     return str(logged.model_uri)
+
+
+def _abandon_run(client: MlflowClient, error: BaseException) -> None:
+    run = mlflow.active_run()
+    if run is None:
+        return
+    killed = isinstance(error, KeyboardInterrupt | Terminated)
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")[:500]
+    with impatience():  # the gateway may be the reason, and a container has ten seconds to stop
+        with suppress(Exception):
+            mlflow.end_run("KILLED" if killed else "FAILED")
+        with suppress(Exception):
+            client.set_tag(run.info.run_id, FAILURE_TAG, reason)
 
 
 def _describe_dataset(table: Table) -> PandasDataset:

@@ -1,0 +1,113 @@
+"""MLflow's pages in a real browser, through the login."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from deployment import Deployment
+from mlflow import MlflowClient
+from selenium import webdriver
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+Login = tuple[str, str]
+FLAGS = (
+    "headless=new",
+    "no-sandbox",  # the tests run as root in a container of their own
+    "disable-gpu",
+    "disable-quic",
+    "no-first-run",
+    "disable-background-networking",
+    "disable-component-update",
+    "disable-sync",
+    "disable-dev-shm-usage",
+    "window-size=1500,1000",
+)
+WAIT_SECONDS = 30
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    options = Options()
+    options.binary_location = "/usr/bin/chromium"
+    for flag in (*FLAGS, f"user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    yield driver
+    driver.quit()
+
+
+def log_in(browser: webdriver.Chrome, stack: Deployment, login: Login) -> None:
+    browser.get(stack.url.replace("http://", f"http://{login[0]}:{login[1]}@") + "/")
+
+
+def see(browser: webdriver.Chrome, *texts: str) -> None:
+    """Wait until the page shows all texts."""
+    for text in texts:
+        WebDriverWait(browser, WAIT_SECONDS).until(
+            lambda driver, text=text: text in driver.find_element(By.TAG_NAME, "body").text, f"not on the page: {text}"
+        )
+
+
+def open_page(browser: webdriver.Chrome, stack: Deployment, fragment: str) -> None:
+    browser.get(f"{stack.url}/#{fragment}")
+
+
+def test_without_a_login_the_browser_shows_nothing_of_mlflow(browser: webdriver.Chrome, stack: Deployment) -> None:
+    browser.get(stack.url + "/")
+    assert "MLflow" not in browser.title
+    assert "root" not in browser.page_source
+
+
+def test_the_browser_shows_runs_comparison_artifacts_and_registry(
+    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient
+) -> None:
+    experiment = client.get_experiment_by_name("Wine Regression").experiment_id
+    model = "Wine_Elasticnet_Sklearn_Regressor"
+    runs = [client.get_model_version(model, version).run_id for version in ("1", "2")]
+    log_in(browser, stack, admin)
+    see(browser, "admin")
+
+    open_page(browser, stack, "/experiments")
+    see(browser, "Wine Regression", "Default")
+
+    open_page(browser, stack, f"/experiments/{experiment}/runs")
+    see(browser, "Sk_Elasticnet")
+
+    open_page(browser, stack, f"/experiments/{experiment}/runs/{runs[0]}")
+    see(browser, "rmse", "0.79316", "alpha", "Analytics Principal", "winequality-red", model, "Created by", "Source")
+
+    open_page(browser, stack, f"/experiments/{experiment}/runs/{runs[0]}/artifacts/plots/residuals.png")
+    see(browser, "coefficients.png", "plots/residuals.png")
+    WebDriverWait(browser, WAIT_SECONDS).until(
+        lambda driver: driver.execute_script(
+            "return [...document.images].some(i => i.complete && i.naturalWidth > 400 && i.naturalHeight > 300)"
+        ),
+        "the plot is not shown",
+    )
+    open_page(browser, stack, f"/experiments/{experiment}/runs/{runs[0]}/artifacts/code/model.py")
+    see(browser, "ElasticNet")
+
+    compared = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
+    open_page(browser, stack, f"/compare-runs?{compared}")
+    see(browser, "Comparing 2 Runs from 1 Experiment", "Parallel Coordinates Plot")
+    for tab in ("Scatter Plot", "Contour Plot", "Parallel Coordinates Plot"):
+        browser.find_element(By.XPATH, f"//*[@role='tab'][contains(., '{tab}')]").click()
+        WebDriverWait(browser, WAIT_SECONDS).until(
+            lambda driver: any(
+                plot.is_displayed() for plot in driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot, .parcoords, svg.main-svg")
+            ),
+            f"{tab} is not drawn",
+        )
+
+    open_page(browser, stack, f"/models/{model}")
+    see(browser, model, "Version 1", "Version 2", "production")
+    severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+    assert severe == []

@@ -1,0 +1,67 @@
+"""A choice stands in .env.example, in docker-compose.yml and in ./stack: the three agree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+STACK = (ROOT / "stack").read_text()
+# Choices that ./stack alone acts on.
+STACK_ONLY = {"STACK_MIN_FREE_MB", "COMPOSE_FILE"}
+# Not an operator's choice: ./stack hands over who trains from what.
+HANDED_OVER = {"STACK_GIT_COMMIT", "STACK_USER"}
+
+
+def test_defaults_are_the_same_in_env_example_and_compose() -> None:
+    used = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
+    assert {name: value for name, value in used.items() if name not in HANDED_OVER} == {
+        name: value for name, value in EXAMPLE.items() if name not in STACK_ONLY
+    }
+
+
+def test_every_use_of_a_variable_in_compose_has_the_same_default() -> None:
+    uses = set(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
+    assert len(uses) == len({name for name, _ in uses})
+    assert set(re.findall(r"\$\{?([A-Z_]+)", COMPOSE)) == {name for name, _ in uses}
+
+
+def test_every_choice_is_checked_by_stack() -> None:
+    for name in EXAMPLE.keys() - {"MINIO_IMAGE", "BASE_IMAGE", "COMPOSE_FILE"}:
+        assert re.search(rf"fault \"{name} is ", STACK) or f"{name} is '$" in STACK, name
+
+
+def test_every_choice_is_explained() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"#[A-Z_]+=", line):
+            before = next(text for text in reversed(lines[:number]) if not re.match(r"#[A-Z_]+=", text))
+            assert before.startswith("# "), line
+
+
+def test_image_versions_agree() -> None:
+    versions = set(re.findall(r"mlflow-stack/[a-z]+(?:-\$\{[^}]*\})?:([0-9.]+)", COMPOSE + STACK))
+    assert len(versions) == 1
+    assert f"## {versions.pop()}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_arguments_of_images_agree_with_compose() -> None:
+    dockerfile = dict(re.findall(r"^ARG ([A-Z_]+)=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert dockerfile == {name: EXAMPLE[name] for name in ("BASE_IMAGE", "MINIO_IMAGE")}
+
+
+def test_the_mlflow_version_stands_once() -> None:
+    pins = re.findall(r"^mlflow(?:\[auth\])?==(\S+)", (ROOT / "services/requirements.in").read_text(), re.MULTILINE)
+    locked = re.findall(r"^mlflow(?:\[auth\])?==(\S+)", (ROOT / "services/requirements.txt").read_text(), re.MULTILINE)
+    assert pins == locked
+
+
+def test_every_image_is_a_stage_of_the_one_dockerfile() -> None:
+    stages = set(re.findall(r"^FROM .* AS (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    services = yaml.safe_load(COMPOSE.replace("${STACK_OBJECTSTORE:-minio}", "minio"))["services"]
+    assert {service["build"]["target"] for service in services.values()} <= stages
+    assert "seaweedfs" in stages

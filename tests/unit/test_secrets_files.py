@@ -1,0 +1,78 @@
+"""Generated secrets, what is refused, and what each consumer gets."""
+
+from __future__ import annotations
+
+import json
+from configparser import ConfigParser
+
+import pytest
+import secrets_files
+
+
+@pytest.fixture
+def values(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    monkeypatch.setenv("STACK_BUCKET", "bucket")
+    return {name: generate() for name, generate in secrets_files.GENERATORS.items()}
+
+
+def test_generated_secrets_are_long_and_pass_the_check(values: dict[str, str]) -> None:
+    for name, value in values.items():
+        assert len(value) >= 20, name
+        if not name.endswith(("_access_key", "_root_user")):
+            assert secrets_files.find_fault(value) is None, name
+
+
+def test_no_two_generated_secrets_are_the_same(values: dict[str, str]) -> None:
+    assert len(set(values.values())) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("short", "20"),
+        ("", "20"),
+        ("changemechangemechangeme", "example"),
+        ("minioadminminioadmin123", "example"),
+        ("password1234password1234", "example"),
+        ("aaaaaaaaaaaaaaaaaaaaaaaaa", "example"),
+        ("with a space in the middle of it", "only"),
+        ("line\nbreak-0123456789-abcdef", "only"),
+        ("umlaut-ü-0123456789-abcdef", "only"),
+    ],
+)
+def test_unfit_secrets_are_refused_with_a_reason(value: str, part: str) -> None:
+    fault = secrets_files.find_fault(value)
+    assert fault is not None
+    assert part in fault
+
+
+def test_each_consumer_gets_only_what_it_needs(values: dict[str, str]) -> None:
+    files = secrets_files.render_files(values)
+    everything = {consumer: "\n".join(content.values()) for consumer, content in files.items()}
+    owners = {
+        "database_mlflow_password": {"postgres", "migrate", "mlflow"},
+        "database_auth_password": {"postgres", "migrate", "mlflow"},
+        "s3_root_password": {"objectstore", "bucket"},
+        "s3_secret_key": {"objectstore", "bucket", "mlflow"},
+        "flask_secret_key": {"mlflow"},
+        "kek_passphrase": {"mlflow"},
+        "webhook_encryption_key": {"mlflow"},
+        "admin_password": {"migrate", "admin"},
+        "trainer_password": {"migrate", "trainer"},
+    }
+    for name, expected in owners.items():
+        assert {consumer for consumer, text in everything.items() if values[name] in text} == expected, name
+
+
+def test_seaweedfs_gives_mlflow_the_one_bucket(values: dict[str, str]) -> None:
+    identities = json.loads(secrets_files.render_files(values)["objectstore"]["s3.json"])["identities"]
+    actions = {identity["name"]: identity["actions"] for identity in identities}
+    assert all(action.endswith(":bucket") for action in actions["mlflow"])
+    assert "Admin" in actions["root"]
+
+
+def test_mlflow_clients_can_read_the_credentials(values: dict[str, str]) -> None:
+    parser = ConfigParser()
+    parser.read_string(secrets_files.render_files(values)["admin"]["credentials"])
+    assert parser["mlflow"]["mlflow_tracking_username"] == "admin"
+    assert parser["mlflow"]["mlflow_tracking_password"] == values["admin_password"]
