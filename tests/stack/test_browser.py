@@ -45,7 +45,8 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 
 def log_in(browser: webdriver.Chrome, stack: Deployment, login: Login) -> None:
-    browser.get(stack.url.replace("http://", f"http://{login[0]}:{login[1]}@") + "/")
+    browser.get(stack.url.replace("http://", f"http://{login[0]}:{login[1]}@") + "/version")
+    browser.get(stack.url + "/")
 
 
 def see(browser: webdriver.Chrome, *texts: str) -> None:

@@ -142,7 +142,7 @@ def test_an_ordinary_user_sees_nothing_that_is_not_theirs(stack: Deployment, adm
         assert stack.ask(query, login).status_code == 403
         found = stack.ask("/api/2.0/mlflow/experiments/search?max_results=100", login).json()
         assert found.get("experiments", []) == []
-        users.create_experiment_permission(experiment.experiment_id, name, "READ")
+        users.grant_user_permission(name, "experiment", experiment.experiment_id, "READ")
         assert stack.ask(query, login).status_code == 200
     finally:
         users.delete_user(name)

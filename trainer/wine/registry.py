@@ -66,12 +66,11 @@ def open_bootstrap(client: MlflowClient) -> None:
 
 def find_candidate(client: MlflowClient, params: dict[str, float], digest: str) -> Candidate | None:
     """Return a version whose run finished with these params on the data of this digest."""
-    wanted = {key: str(value) for key, value in params.items()}
+    wanted = ("FINISHED", {key: str(value) for key, value in params.items()}, [digest])
     for version in list_versions(client):
         run = _find_run(client, version)
-        if run and run.info.status == "FINISHED" and run.data.params == wanted and "rmse" in run.data.metrics:
-            if digest in {used.dataset.digest for used in run.inputs.dataset_inputs}:
-                return Candidate(str(version.version), run.data.metrics["rmse"])
+        if run and wanted == (run.info.status, run.data.params, _list_digests(run)) and "rmse" in run.data.metrics:
+            return Candidate(str(version.version), run.data.metrics["rmse"])
     return None
 
 
@@ -110,6 +109,10 @@ def _find_run(client: MlflowClient, version: ModelVersion) -> Run | None:
         if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"}:
             raise
         return None  # purged, or another user's
+
+
+def _list_digests(run: Run) -> list[str]:
+    return [used.dataset.digest for used in run.inputs.dataset_inputs]
 
 
 def _move_stage(client: MlflowClient, version: str, stage: str) -> None:

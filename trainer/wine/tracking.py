@@ -108,11 +108,10 @@ def _abandon_run(client: MlflowClient, error: BaseException) -> None:
         return
     killed = isinstance(error, KeyboardInterrupt | Terminated)
     reason = f"{type(error).__name__}: {error}".rstrip(": ")[:500]
-    with impatience():  # the gateway may be the reason, and a container has ten seconds to stop
-        with suppress(Exception):
-            mlflow.end_run("KILLED" if killed else "FAILED")
-        with suppress(Exception):
-            client.set_tag(run.info.run_id, FAILURE_TAG, reason)
+    # Without a second try: the gateway may be the reason, and a container has ten seconds to stop.
+    with suppress(Exception), impatience():
+        mlflow.end_run("KILLED" if killed else "FAILED")
+        client.set_tag(run.info.run_id, FAILURE_TAG, reason)
 
 
 def _describe_dataset(table: Table) -> PandasDataset:
