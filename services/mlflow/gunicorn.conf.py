@@ -20,7 +20,7 @@ except settings.SettingsError as error:
 # Only the gateway can reach the server: it shares this folder, and no network.
 bind = "unix:/run/mlflow/http.sock"
 umask = 0o007
-worker_class = "uvicorn_worker.UvicornWorker"
+worker_class = "tracking.worker.Worker"
 workers = chosen.workers
 # One import of MLflow for all workers: they share its memory.
 preload_app = True

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wine.settings import quiet_libraries
+from wine.settings import tame_libraries
 
 
 @contextmanager
 def open_store(folder: Path) -> Iterator[str]:
     """Yield the tracking URI of an empty store; it and what the trainer sets besides is undone at the end."""
     before = dict(os.environ)
-    quiet_libraries()
+    tame_libraries()
     import mlflow
 
     shutil.copy(_make_template(), folder / "mlflow.db")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from wine.errors import Terminated, TrainerError, show_address
-from wine.settings import quiet_libraries, read_settings
+from wine.settings import read_settings, tame_libraries
 
 # The other modules need libraries that take seconds to import: each command imports what it comes to need.
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _tell(line: str) -> None:
 def _edge() -> Iterator[None]:
     """End the process with 1 and one line for an expected failure, 130 for Ctrl-C, 143 for SIGTERM, 3 for a bug."""
     signal.signal(signal.SIGTERM, _terminate)
-    quiet_libraries()
+    tame_libraries()
     try:
         yield
     except TrainerError as error:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from wine.errors import TrainerError
 
-_QUIET = {
+_DEFAULTS = {
     "GIT_PYTHON_REFRESH": "quiet",  # GitPython complains where no git is installed
     "MLFLOW_DISABLE_TELEMETRY": "true",  # a closed network has nobody to report to
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",  # a minute: enough for a gateway that restarts in the middle of a run
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # the URL inside the network is none a reader can open
 }
@@ -47,9 +48,9 @@ def read_settings() -> Settings:
     )
 
 
-def quiet_libraries() -> None:
-    """Leave the output to the trainer's own lines; to be called before MLflow is imported."""
-    for name, value in _QUIET.items():
+def tame_libraries() -> None:
+    """Leave the output to the trainer's own lines and shorten MLflow's patience; call it before importing MLflow."""
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     for name in ("matplotlib", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
