@@ -4,6 +4,8 @@ set -eu
 
 bin=/usr/lib/postgresql/17/bin
 roles="mlflow auth" # each owns the database of its own name
+sql=/tmp/statements # on a tmpfs, for this user's eyes only
+umask 077
 
 fail() {
     printf 'postgres: %s\n' "$1" >&2
@@ -19,9 +21,12 @@ check_secrets() {
     done
 }
 
-# Single-user mode opens no port. A failed statement must not be logged: it may hold a password.
-run_sql() { # data directory; SQL on stdin, one statement a line
-    "$bin/postgres" --single -j -D "$1" -c log_min_error_statement=panic -c exit_on_error=on postgres >/dev/null
+# Runs the statements in $sql. Single-user mode opens no port. It must be this shell's own child, not a pipe's: after a
+# kill -9 the data directory names process 1 as its owner, which Postgres takes for stale only in its parent.
+# A failed statement must not be logged: it may hold a password.
+run_sql() { # data directory
+    "$bin/postgres" --single -j -D "$1" -c log_min_error_statement=panic -c exit_on_error=on postgres <"$sql" >/dev/null
+    rm -f "$sql"
 }
 
 make_cluster() {
@@ -33,14 +38,16 @@ make_cluster() {
     for role in $roles; do
         printf 'CREATE ROLE %s LOGIN;\n\nCREATE DATABASE %s OWNER %s;\n\nREVOKE ALL ON DATABASE %s FROM PUBLIC;\n\n' \
             "$role" "$role" "$role" "$role"
-    done | run_sql "$new"
+    done >"$sql"
+    run_sql "$new"
     mv "$new" "$PGDATA"
 }
 
 set_passwords() {
     for role in $roles; do
         printf "ALTER ROLE %s PASSWORD '%s';\n\n" "$role" "$(cat "/run/secrets/${role}_password")"
-    done | run_sql "$PGDATA"
+    done >"$sql"
+    run_sql "$PGDATA"
 }
 
 _main() {

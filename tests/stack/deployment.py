@@ -49,6 +49,7 @@ class Deployment:
     root: Path
     port: int = field(default_factory=find_free_port)
     environment: dict[str, str] = field(default_factory=dict)
+    known_login: dict[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -90,9 +91,11 @@ class Deployment:
         return result.stdout
 
     def login(self) -> dict[str, str]:
-        """Return the variables that `./stack env` prints."""
-        lines = [line.removeprefix("export ") for line in self.check("env").splitlines()]
-        return dict(shlex.split(line)[0].split("=", 1) for line in lines)
+        """Return the variables that `./stack env` prints; it is asked once."""
+        if not self.known_login:
+            lines = [line.removeprefix("export ") for line in self.check("env").splitlines()]
+            self.known_login = dict(shlex.split(line)[0].split("=", 1) for line in lines)
+        return self.known_login
 
     def container(self, service: str) -> dict[str, Any]:
         """Return `docker inspect` of a service's container."""

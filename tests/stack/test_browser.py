@@ -61,6 +61,20 @@ def open_page(browser: webdriver.Chrome, stack: Deployment, fragment: str) -> No
     browser.get(f"{stack.url}/#{fragment}")
 
 
+def make_grid(client: MlflowClient) -> tuple[str, list[str]]:
+    """Make four runs over two params, as a contour plot needs them. Returns the experiment's and the runs' ids."""
+    experiment = client.create_experiment("Compared")
+    runs = []
+    for alpha, l1_ratio, rmse in ((0.1, 0.1, 0.71), (0.1, 0.9, 0.75), (0.9, 0.1, 0.77), (0.9, 0.9, 0.82)):
+        run = client.create_run(experiment, run_name=f"alpha {alpha} l1_ratio {l1_ratio}").info.run_id
+        client.log_param(run, "alpha", alpha)
+        client.log_param(run, "l1_ratio", l1_ratio)
+        client.log_metric(run, "rmse", rmse)
+        client.set_terminated(run)
+        runs.append(run)
+    return experiment, runs
+
+
 def test_without_a_login_the_browser_shows_nothing_of_mlflow(browser: webdriver.Chrome, stack: Deployment) -> None:
     browser.get(stack.url + "/")
     assert "MLflow" not in browser.title
@@ -97,9 +111,10 @@ def test_the_browser_shows_runs_comparison_artifacts_and_registry(
     browser.refresh()  # the page reads the path to open once
     see(browser, "ElasticNet")
 
-    compared = f"runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([experiment]))}"
-    open_page(browser, stack, f"/compare-runs?{compared}")
-    see(browser, "Comparing 2 Runs from 1 Experiment", "Parallel Coordinates Plot")
+    grid, compared = make_grid(client)
+    address = f"runs={quote(json.dumps(compared))}&experiments={quote(json.dumps([grid]))}"
+    open_page(browser, stack, f"/compare-runs?{address}")
+    see(browser, "Comparing 4 Runs from 1 Experiment", "Parallel Coordinates Plot")
     for tab in ("Scatter Plot", "Contour Plot", "Parallel Coordinates Plot"):
         browser.find_element(By.XPATH, f"//*[@role='tab'][contains(., '{tab}')]").click()
         WebDriverWait(browser, WAIT_SECONDS).until(

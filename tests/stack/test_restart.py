@@ -47,7 +47,7 @@ def test_a_second_up_changes_nothing_and_trains_nothing(stack: Deployment, clien
     before, containers = snapshot(client), [stack.container(name)["Id"] for name in ("postgres", "mlflow", "nginx")]
     output = stack.run("up")
     assert output.returncode == 0, output.stderr
-    assert "already trained" in output.stderr
+    assert "Already trained" in output.stderr
     assert snapshot(client) == before
     assert [stack.container(name)["Id"] for name in ("postgres", "mlflow", "nginx")] == containers
 

@@ -8,6 +8,6 @@ import gc
 gc.disable()
 atexit.register(gc.freeze)
 
-from wine.cli import app  # noqa: E402
+from wine.cli import main  # noqa: E402
 
-app(prog_name="python -m wine")
+main()

@@ -1,6 +1,7 @@
 """The two commands, and the edge where every failure becomes one line and an exit code."""
 
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from wine.errors import Terminated, TrainerError, show_address
 from wine.settings import read_settings, tame_libraries
@@ -37,10 +39,27 @@ app = typer.Typer(
 )
 
 
+def _parse_number(text: str | float) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
+def main() -> NoReturn:
+    """Run the command line; a usage error is one line and exit 2, as every other expected failure is one line."""
+    try:
+        code = app(prog_name="python -m wine", standalone_mode=False)
+    except TyperException as error:
+        typer.echo(f"error: {error.format_message().rstrip('.')}: --help lists the options", err=True)
+        sys.exit(2)
+    sys.exit(code)
+
+
 @app.command()
 def train(  # noqa: PLR0913, PLR0917 - each is an option
-    alpha: Annotated[float, typer.Option(help="Weight of the penalty, 0 or more.")] = 0.5,
-    l1_ratio: Annotated[float, typer.Option(help="Share of the L1 penalty, 0 to 1.")] = 0.5,
+    alpha: Annotated[float, typer.Option(parser=_parse_number, help="Weight of the penalty, 0 or more.")] = 0.5,
+    l1_ratio: Annotated[float, typer.Option(parser=_parse_number, help="Share of the L1 penalty, 0 to 1.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Draws the test rows.", min=0, max=2**32 - 1)] = SEED,
     data: Annotated[str | None, typer.Option(help="CSV file or http(s) URL.", show_default="the red wines")] = None,
     target: Annotated[str, typer.Option(help="Column to predict.")] = TARGET,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 # One-shot services: to have ended with 0 is their good end.
+PLAIN_WIDTH = 160  # where the output is no terminal, nothing is cut off
 JOBS = {"secrets", "bucket", "migrate", "trainer", "admin"}
 
 
@@ -87,6 +89,6 @@ def print_table(services: list[Service], version: str | None, url: str) -> None:
     for service in services:
         colour = "green" if service.is_well else "red"
         table.add_row(service.name, f"[{colour}]{service.word}[/]", service.memory, service.image)
-    console = Console()
+    console = Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH)
     console.print(table)
     console.print(f"MLflow {version or 'does not answer'} at {url}", highlight=False)

@@ -134,6 +134,9 @@ def apply(settings: Settings) -> None:
             "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint,
             "AWS_SHARED_CREDENTIALS_FILE": str(SECRETS / "aws_credentials"),
             "AWS_DEFAULT_REGION": "us-east-1",
+            # A dead store is said so within seconds: MLflow's clients try again by themselves.
+            "AWS_RETRY_MODE": "standard",
+            "AWS_MAX_ATTEMPTS": "2",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts(settings)),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(allowed_origins(settings)),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
