@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
 from mlflow import MlflowClient
+
+from stack.deployment import Deployment
 
 Login = tuple[str, str]
 

@@ -1,4 +1,4 @@
-"""A stack of the tests' own: a copy of the checkout in a scratch folder, with a name and a port that nobody else has."""
+"""A stack of the tests' own: a copy of the checkout in a scratch folder, with a name and a port that nobody has."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ import requests
 
 CHECKOUT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
+OK = 200
+# Needs a login, the server and its database.
+PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 
 
 def find_free_port() -> int:
@@ -61,7 +64,9 @@ class Deployment:
         chosen = {"STACK_NAME": self.name, "STACK_PORT": str(self.port), **preset_choices(), **settings}
         (self.root / ".env").write_text("".join(f"{name}={value}\n" for name, value in chosen.items()))
 
-    def execute(self, *command: str, timeout: float = 240, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    def execute(
+        self, *command: str, timeout: float = 240, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the checkout; it never raises for an exit code."""
         return subprocess.run(
             command,
@@ -106,6 +111,13 @@ class Deployment:
 
     def logs(self, service: str) -> str:
         return self.compose("logs", "--no-color", "--no-log-prefix", service)
+
+    def is_served(self, login: tuple[str, str]) -> bool:
+        """Return whether a logged-in question that needs the database is answered."""
+        try:
+            return self.ask(PROBE, login).status_code == OK
+        except requests.ConnectionError:
+            return False
 
     def ask(self, path: str, login: tuple[str, str] | None, method: str = "GET", **options: Any) -> requests.Response:
         """Send one request to the gateway."""

@@ -8,13 +8,15 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from deployment import Deployment
 from mlflow import MlflowClient
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
+
+from stack.deployment import Deployment
 
 Login = tuple[str, str]
 FLAGS = (
@@ -53,7 +55,7 @@ def see(browser: webdriver.Chrome, *texts: str) -> None:
     """Wait until the page shows all texts."""
     for text in texts:
         WebDriverWait(browser, WAIT_SECONDS).until(
-            lambda driver, text=text: text in driver.find_element(By.TAG_NAME, "body").text, f"not on the page: {text}"
+            expected_conditions.text_to_be_present_in_element((By.TAG_NAME, "body"), text), f"not on the page: {text}"
         )
 
 
@@ -119,7 +121,8 @@ def test_the_browser_shows_runs_comparison_artifacts_and_registry(
         browser.find_element(By.XPATH, f"//*[@role='tab'][contains(., '{tab}')]").click()
         WebDriverWait(browser, WAIT_SECONDS).until(
             lambda driver: any(
-                plot.is_displayed() for plot in driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot, .parcoords, svg.main-svg")
+                plot.is_displayed()
+                for plot in driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot, .parcoords, svg.main-svg")
             ),
             f"{tab} is not drawn",
         )
@@ -127,4 +130,6 @@ def test_the_browser_shows_runs_comparison_artifacts_and_registry(
     open_page(browser, stack, f"/models/{model}")
     see(browser, model, "Version 1", "Version 2", "production")
     severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert [message for message in severe if "/favicon.ico" not in message] == []  # of the page that asked for the login
+    assert [
+        message for message in severe if "/favicon.ico" not in message
+    ] == []  # of the page that asked for the login

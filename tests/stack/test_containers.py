@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import CHECKOUT, Deployment
+
+from stack.deployment import CHECKOUT, Deployment
 
 SERVERS = ["postgres", "objectstore", "mlflow", "nginx"]
 JOBS = ["secrets", "bucket", "migrate"]
@@ -83,7 +85,9 @@ def read_secrets(stack: Deployment) -> dict[str, str]:
     output = subprocess.run(
         ["docker", "run", "--rm", "--volume", f"{stack.name}_secrets-master:/master:ro", "--network", "none"]
         + ["--entrypoint", "python", "mlflow-stack/secrets:0.1.0", "-c"]
-        + ["import json, pathlib as p; print(json.dumps({f.name: f.read_text() for f in p.Path('/master').iterdir()}))"],
+        + [
+            "import json, pathlib as p; print(json.dumps({f.name: f.read_text() for f in p.Path('/master').iterdir()}))"
+        ],
         check=True,
         capture_output=True,
         text=True,
@@ -102,8 +106,8 @@ def test_no_secret_is_in_an_inspection_a_command_line_a_log_or_a_layer(stack: De
         history = ["docker", "history", "--no-trunc", container["Config"]["Image"]]
         places[f"layers {service}"] = subprocess.run(history, check=True, capture_output=True, text=True).stdout
         if pid := container["State"]["Pid"]:
-            with open(f"/proc/{pid}/cmdline", "rb") as cmdline, open(f"/proc/{pid}/environ", "rb") as environ:
-                places[f"process {service}"] = (cmdline.read() + environ.read()).decode(errors="replace")
+            for part in ("cmdline", "environ"):
+                places[f"{part} of {service}"] = Path(f"/proc/{pid}/{part}").read_bytes().decode(errors="replace")
     for name, value in secrets.items():
         for place, text in places.items():
             assert value not in text, f"{name} is in {place}"
@@ -141,8 +145,8 @@ def test_the_server_has_no_superuser_and_no_other_database(stack: Deployment) ->
         "    except psycopg2.OperationalError:\n"
         "        continue\n"
         "    raise SystemExit(f'{user} reaches {database}')\n"
-        "connection = psycopg2.connect(host='postgres', user='mlflow', dbname='mlflow', passfile='/run/secrets/pgpass')\n"
-        "cursor = connection.cursor()\n"
+        "own = psycopg2.connect(host='postgres', user='mlflow', dbname='mlflow', passfile='/run/secrets/pgpass')\n"
+        "cursor = own.cursor()\n"
         "cursor.execute('select rolsuper or rolcreatedb or rolcreaterole from pg_roles where rolname = current_user')\n"
         "assert cursor.fetchone() == (False,)\n"
         "cursor.execute('show data_checksums')\n"

@@ -8,12 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import requests
-from deployment import CHECKOUT, Deployment, wait_until
 from mlflow import MlflowClient
 
+from stack.deployment import CHECKOUT, PROBE, Deployment, wait_until
+
 Login = tuple[str, str]
-PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 
 
 def assert_one_line(text: str, *parts: str) -> None:
@@ -182,14 +181,7 @@ def test_training_without_a_gateway_ends_soon_with_one_line(stack: Deployment, a
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "http://nginx:5000" in result.stderr
-    wait_until(lambda: is_served(stack, admin), "the gateway serves")
-
-
-def is_served(stack: Deployment, admin: Login) -> bool:
-    try:
-        return stack.ask(PROBE, admin).status_code == 200
-    except requests.ConnectionError:
-        return False
+    wait_until(lambda: stack.is_served(admin), "the gateway serves")
 
 
 def test_a_dead_database_is_said_so_and_the_stack_heals(stack: Deployment, admin: Login) -> None:
@@ -206,7 +198,7 @@ def test_a_dead_database_is_said_so_and_the_stack_heals(stack: Deployment, admin
         assert "unhealthy" in result.stdout
     finally:
         stack.compose("start", "postgres")
-    wait_until(lambda: is_served(stack, admin), "the gateway serves")
+    wait_until(lambda: stack.is_served(admin), "the gateway serves")
 
 
 def test_a_dead_object_store_leaves_metadata_alone_and_the_stack_heals(
@@ -223,10 +215,7 @@ def test_a_dead_object_store_leaves_metadata_alone_and_the_stack_heals(
     finally:
         stack.compose("start", "objectstore")
 
-    def upload_works() -> bool:
-        return stack.ask(upload, admin, "PUT", data=b"x").status_code == 200
-
-    wait_until(upload_works, "uploads work")
+    wait_until(lambda: stack.ask(upload, admin, "PUT", data=b"x").ok, "uploads work")
     assert client.get_run(run.info.run_id).data.metrics == {"written": 1.0}
 
 
@@ -238,4 +227,4 @@ def test_a_dead_server_is_said_so(stack: Deployment, admin: Login) -> None:
         assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
     finally:
         stack.compose("start", "mlflow")
-    wait_until(lambda: is_served(stack, admin), "the gateway serves")
+    wait_until(lambda: stack.is_served(admin), "the gateway serves")

@@ -8,10 +8,11 @@ from typing import Any
 import mlflow
 import pytest
 import requests
-from deployment import Deployment
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.server.auth.client import AuthServiceClient
+
+from stack.deployment import Deployment
 
 Login = tuple[str, str]
 
@@ -130,7 +131,9 @@ def test_a_signed_url_is_good_for_its_own_key_and_verb_only(presigned: str) -> N
     assert requests.get(presigned, timeout=30).text == "signed"
 
 
-def test_an_ordinary_user_sees_nothing_that_is_not_theirs(stack: Deployment, admin: Login, client: MlflowClient) -> None:
+def test_an_ordinary_user_sees_nothing_that_is_not_theirs(
+    stack: Deployment, admin: Login, client: MlflowClient
+) -> None:
     name, password = "carol", "a-password-of-her-own-1"
     users = AuthServiceClient(stack.url)
     users.create_user(name, password)

@@ -7,17 +7,8 @@ from collections.abc import Callable
 
 import mlflow
 import pytest
-import requests
-from deployment import Deployment, preset_choices, wait_until
 
-PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
-
-
-def answer_code(deployment: Deployment, login: tuple[str, str]) -> int:
-    try:
-        return deployment.ask(PROBE, login).status_code
-    except requests.ConnectionError:
-        return 0
+from stack.deployment import PROBE, Deployment, preset_choices, wait_until
 
 
 def read_login(deployment: Deployment) -> tuple[str, str]:
@@ -60,7 +51,7 @@ def test_an_example_secret_is_refused_and_nothing_changes(plain: Deployment) -> 
         assert result.returncode == 1
         assert "nothing was changed" in result.stderr
     assert read_login(plain) == before
-    assert answer_code(plain, before) == 200
+    assert plain.is_served(before)
 
 
 def test_an_example_secret_in_the_volume_stops_the_start(plain: Deployment) -> None:
@@ -96,8 +87,8 @@ def test_rotated_secrets_work_and_the_old_ones_do_not(plain: Deployment) -> None
     plain.check("secrets", "rotate")
     after = read_login(plain)
     assert after != before
-    wait_until(lambda: answer_code(plain, after) == 200, "the new password is let in")
-    assert answer_code(plain, before) == 401
+    wait_until(lambda: plain.is_served(after), "the new password is let in")
+    assert plain.ask(PROBE, before).status_code == 401
     with_new = plain.ask("/api/2.0/mlflow/runs/search", after, "POST", json={"experiment_ids": ["1"]}).json()
     assert with_new == with_old
     plain.check("train", "--alpha", "0.3")
@@ -106,7 +97,7 @@ def test_rotated_secrets_work_and_the_old_ones_do_not(plain: Deployment) -> None
 def test_two_migrations_at_once_do_not_race(plain: Deployment) -> None:
     """On empty databases and on old ones: both end well, and the schema is the newest."""
     plain.compose("stop", "mlflow")
-    old = "python -c \"from mlflow.store.db.utils import _get_alembic_config, InitialBase; import os, sqlalchemy as s\n"
+    old = 'python -c "from mlflow.store.db.utils import _get_alembic_config, InitialBase; import os, sqlalchemy as s\n'
     old += "from alembic import command; e = s.create_engine(os.environ['STACK_DATABASE_URI'])\n"
     old += "InitialBase.metadata.create_all(e); c = _get_alembic_config(str(e.url))\n"
     old += "c.attributes['connection'] = n = e.connect(); command.upgrade(c, 'bda7b8c39065'); n.commit()\""
@@ -124,14 +115,14 @@ def test_two_migrations_at_once_do_not_race(plain: Deployment) -> None:
         assert both.stdout.count("this version's schema") == 2, both.stdout + both.stderr
     plain.compose("start", "mlflow")
     login = read_login(plain)
-    wait_until(lambda: answer_code(plain, login) == 200, "the server accepts the migrated schema")
+    wait_until(lambda: plain.is_served(login), "the server accepts the migrated schema")
 
 
 def test_job_runners_run_when_the_operator_wants_them(plain: Deployment) -> None:
     plain.environment |= {"STACK_JOBS": "on", "STACK_MLFLOW_MEMORY": "4g"}
     plain.compose("up", "--detach", "--no-build", "--no-deps", "mlflow")
     login = read_login(plain)
-    wait_until(lambda: answer_code(plain, login) == 200, "the server is up", 90)
+    wait_until(lambda: plain.is_served(login), "the server is up", 90)
 
     def runners() -> int:
         return plain.compose("top", "mlflow").count("mlflow.server.jobs")

@@ -6,17 +6,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from pathlib import Path
 
 import mlflow
 import pytest
 import requests
-from deployment import Deployment, wait_until
 from mlflow import MlflowClient
+
+from stack.deployment import PROBE, Deployment, wait_until
 
 Login = tuple[str, str]
 MODEL = "Wine_Elasticnet_Sklearn_Regressor"
-PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 
 
 def snapshot(client: MlflowClient) -> tuple[object, ...]:
@@ -31,16 +31,6 @@ def snapshot(client: MlflowClient) -> tuple[object, ...]:
         for version in client.search_model_versions()
     )
     return experiments, runs, versions
-
-
-def is_ready(stack: Deployment, login: Login) -> Callable[[], bool]:
-    def ask() -> bool:
-        try:
-            return stack.ask(PROBE, login).status_code == 200
-        except requests.ConnectionError:
-            return False
-
-    return ask
 
 
 def test_a_second_up_changes_nothing_and_trains_nothing(stack: Deployment, client: MlflowClient) -> None:
@@ -72,25 +62,25 @@ def test_a_killed_server_heals_and_no_acknowledged_write_is_lost(
         client.log_text(run.info.run_id, "kept", "kept.txt")
         os.kill(stack.container(service)["State"]["Pid"], signal.SIGKILL)
         wait_until(lambda: stack.container(service)["State"]["Running"], f"{service} runs again")
-        wait_until(is_ready(stack, admin), f"the gateway serves again after the end of {service}")
+        wait_until(lambda: stack.is_served(admin), f"the gateway serves again after the end of {service}")
         assert client.get_run(run.info.run_id).data.metrics == {"kept": 1.0}
 
         def artifact_is_back(run_id: str = run.info.run_id) -> bool:
             try:
-                return mlflow.artifacts.load_text(f"runs:/{run_id}/kept.txt") == "kept"
+                text: str = mlflow.artifacts.load_text(f"runs:/{run_id}/kept.txt")
             except Exception:  # noqa: BLE001 - whatever the client says while the store starts
                 return False
+            return text == "kept"
 
         wait_until(artifact_is_back, f"the artifact is back after the end of {service}")
 
 
 def test_a_killed_worker_is_replaced(stack: Deployment, admin: Login) -> None:
     master = stack.container("mlflow")["State"]["Pid"]
-    with open(f"/proc/{master}/task/{master}/children") as children:
-        workers = [int(pid) for pid in children.read().split()]
+    workers = [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
-    wait_until(is_ready(stack, admin), "the gateway serves")
+    wait_until(lambda: stack.is_served(admin), "the gateway serves")
     for _ in range(20):
         assert stack.ask(PROBE, admin).status_code == 200
 
@@ -107,7 +97,7 @@ def test_every_server_stops_within_ten_seconds(stack: Deployment, service: str) 
 
 
 def test_the_stack_is_well_after_all_that(stack: Deployment, admin: Login) -> None:
-    wait_until(is_ready(stack, admin), "the gateway serves")
+    wait_until(lambda: stack.is_served(admin), "the gateway serves")
     wait_until(lambda: stack.run("status").returncode == 0, "every service is well")
 
 
@@ -131,7 +121,9 @@ def test_reload_follows_a_change_without_dropping_a_request(stack: Deployment, a
     thread = threading.Thread(target=ask_all_the_time)
     thread.start()
     try:
-        template.write_text(original.replace("server_tokens off;", "server_tokens off;\n    add_header X-Changed yes always;"))
+        template.write_text(
+            original.replace("server_tokens off;", "server_tokens off;\n    add_header X-Changed yes always;")
+        )
         changed = original.replace("add_header X-Request-Id $request_id always;", "add_header X-Changed yes always;", 1)
         template.write_text(changed)
         assert "new configuration runs" in stack.check("reload")

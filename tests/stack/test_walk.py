@@ -11,9 +11,10 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
-from deployment import CHECKOUT, Deployment
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+
+from stack.deployment import CHECKOUT, Deployment
 
 MODEL = "Wine_Elasticnet_Sklearn_Regressor"
 DATA = CHECKOUT / "trainer/data/winequality-red.csv"

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import bucket
@@ -20,7 +20,7 @@ ACCOUNT = ("ACCESSKEY", "secret-key-of-the-test")
 class Recorder(BaseHTTPRequestHandler):
     """Records PUT requests and answers with `status`."""
 
-    requests: list[tuple[str, dict[str, list[str]], bytes]] = []
+    requests: ClassVar[list[tuple[str, dict[str, list[str]], bytes]]] = []
     status = 200
 
     def do_PUT(self) -> None:
@@ -32,7 +32,7 @@ class Recorder(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Keep the tests' output clean."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from admin import status
 
 RUNNING = {"Name": "s-mlflow-1", "Service": "mlflow", "State": "running", "Health": "healthy", "Image": "i:1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 
 import pytest
+
 from tracking import settings
 
 GOOD = {
@@ -72,5 +73,5 @@ def test_the_public_origin_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_missing_secret_is_one_clear_error() -> None:
-    with pytest.raises(settings.SettingsError, match="flask_secret_key.*secrets service"):
+    with pytest.raises(settings.SettingsError, match=r"flask_secret_key.*secrets service"):
         settings.read_secret("flask_secret_key")

@@ -144,7 +144,7 @@ def _fetch(url: str) -> bytes:
     if "@" in url.split("/", 3)[2]:
         raise TrainerError(f"{shown} was given with a login in the URL, which is not supported: give a file")
     try:
-        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as response:  # noqa: S310 - http(s) only, see load_table
+        with urllib.request.urlopen(url, timeout=FETCH_TIMEOUT) as response:  # noqa: S310 # nosec B310 - http(s) only
             content: bytes = response.read(FETCH_LIMIT + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise TrainerError(f"{shown} can't be fetched ({error}): check the URL, or give a file") from None
