@@ -17,7 +17,9 @@ Login = tuple[str, str]
 @pytest.fixture(scope="session")
 def make_deployment() -> Iterator[Callable[..., Deployment]]:
     """Return a function that prepares one more checkout; what it made is destroyed at the end."""
-    name, scratch = os.environ["STACK_TEST_NAME"], Path(os.environ["STACK_TEST_SCRATCH"])
+    # Tests run in two processes, each with stacks of its own.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    name, scratch = f"{os.environ['STACK_TEST_NAME']}-{worker}", Path(os.environ["STACK_TEST_SCRATCH"]) / worker
     made: list[Deployment] = []
 
     def make(suffix: str, **settings: str) -> Deployment:
@@ -54,8 +56,4 @@ def client(stack: Deployment, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
         monkeypatch.setenv(name, value)
     # A test asks once and wants the answer that a user would see in the end.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    import mlflow
-
-    mlflow.set_tracking_uri(stack.url)
-    mlflow.set_registry_uri(stack.url)
     return MlflowClient()

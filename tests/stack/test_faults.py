@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,30 @@ def test_no_docker_daemon_is_named(other: Deployment) -> None:
     other.environment.clear()
     assert result.returncode == 1
     assert_one_line(result.stderr, "DOCKER_HOST=tcp://127.0.0.1:9")
+
+
+def run_as_nobody(deployment: Deployment, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return deployment.execute(
+        *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
+        *("env", *(f"{name}={value}" for name, value in environment.items()), "./stack", "up"),
+    )
+
+
+def test_a_user_who_may_not_use_docker_is_told_so(other: Deployment) -> None:
+    result = run_as_nobody(other, {})
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "may not use Docker", "sudo")
+
+
+def test_without_docker_and_root_it_is_said_what_to_install(other: Deployment, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for folder in (Path("/usr/bin"), Path("/usr/sbin")):
+        for program in folder.iterdir():
+            if not program.name.startswith("docker") and not (tmp_path / program.name).exists():
+                (tmp_path / program.name).symlink_to(program)
+    result = run_as_nobody(other, {"PATH": str(tmp_path)})
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "no Docker Engine found", "sudo")
 
 
 GOOD = (CHECKOUT / "trainer/data/winequality-red.csv").read_text()

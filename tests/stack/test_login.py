@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -154,6 +155,15 @@ def test_an_ordinary_user_sees_nothing_that_is_not_theirs(
 def test_the_trainer_is_no_administrator(stack: Deployment, client: MlflowClient) -> None:
     user = AuthServiceClient(stack.url).get_user("trainer")
     assert not user.is_admin
+
+
+def test_every_request_is_one_line_of_json_in_the_gateways_log(stack: Deployment, admin: Login) -> None:
+    answer = stack.ask("/version", admin)
+    lines = [line[line.index("{") :] for line in stack.logs("nginx").splitlines() if '"request_id"' in line]
+    entries = {entry["request_id"]: entry for entry in map(json.loads, lines)}
+    entry = entries[answer.headers["X-Request-Id"]]
+    assert (entry["user"], entry["method"], entry["path"], entry["status"]) == ("admin", "GET", "/version", 200)
+    assert float(entry["upstream_seconds"]) >= 0
 
 
 def test_logins_are_not_written_into_any_log(stack: Deployment, admin: Login) -> None:
