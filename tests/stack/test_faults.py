@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -129,26 +130,39 @@ def test_no_docker_daemon_is_named(other: Deployment) -> None:
     assert_one_line(result.stderr, "DOCKER_HOST=tcp://127.0.0.1:9")
 
 
-def run_as_nobody(deployment: Deployment, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+def run_as_nobody(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `./stack up` in a copy of the checkout below `folder`, as a user without any rights."""
+    deployment = Deployment("nobody", folder / "checkout")
+    deployment.prepare()
     return deployment.execute(
         *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
         *("env", *(f"{name}={value}" for name, value in environment.items()), "./stack", "up"),
     )
 
 
-def test_a_user_who_may_not_use_docker_is_told_so(other: Deployment) -> None:
-    result = run_as_nobody(other, {})
+def test_a_user_who_may_not_use_docker_is_told_so(open_folder: Path) -> None:
+    result = run_as_nobody(open_folder)
     assert result.returncode == 1
     assert_one_line(result.stderr, "may not use Docker", "sudo")
 
 
-def test_without_docker_and_root_it_is_said_what_to_install(other: Deployment, tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+def test_without_docker_and_root_it_is_said_what_to_install(open_folder: Path) -> None:
+    programs = open_folder / "bin"
+    programs.mkdir()
     for folder in (Path("/usr/bin"), Path("/usr/sbin")):
         for program in folder.iterdir():
-            if not program.name.startswith("docker") and not (tmp_path / program.name).exists():
-                (tmp_path / program.name).symlink_to(program)
-    result = run_as_nobody(other, {"PATH": str(tmp_path)})
+            if not program.name.startswith("docker") and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    result = run_as_nobody(open_folder, PATH=str(programs))
     assert result.returncode == 1
     assert_one_line(result.stderr, "no Docker Engine found", "sudo")
 
