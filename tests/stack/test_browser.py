@@ -130,5 +130,7 @@ def test_the_browser_shows_runs_comparison_artifacts_and_registry(
     open_page(browser, stack, f"/models/{model}")
     see(browser, model, "Version 1", "Version 2", "production")
     # What the gateway could break is a resource that doesn't load; notices of MLflow's own scripts are not our business.
-    failed = [entry["message"] for entry in browser.get_log("browser") if "Failed to load resource" in entry["message"]]
-    assert [message for message in failed if "/favicon.ico" not in message] == []  # of the page that asked for the login
+    messages = [entry["message"] for entry in browser.get_log("browser")]
+    failed = [message for message in messages if "Failed to load resource" in message]
+    # The icon is asked for by the page of the login, which is no page of MLflow's.
+    assert [message for message in failed if "/favicon.ico" not in message] == []
