@@ -129,7 +129,7 @@ def test_the_browser_shows_runs_comparison_artifacts_and_registry(
 
     open_page(browser, stack, f"/models/{model}")
     see(browser, model, "Version 1", "Version 2", "production")
-    # What the gateway could break is a resource that doesn't load; notices of MLflow's own scripts are not our business.
+    # What the gateway could break is a resource that doesn't load; notices of MLflow's scripts are not ours.
     messages = [entry["message"] for entry in browser.get_log("browser")]
     failed = [message for message in messages if "Failed to load resource" in message]
     # The icon is asked for by the page of the login, which is no page of MLflow's.
