@@ -60,7 +60,7 @@ def test_an_example_secret_in_the_volume_stops_the_start(plain: Deployment) -> N
     def change(code: str) -> str:
         return subprocess.run(
             ["docker", "run", "--rm", "--user", "0", "--volume", f"{plain.name}_secrets-master:/master"]
-            + ["--entrypoint", "python", "mlflow-stack/secrets:0.1.0", "-c", script.format(code)],
+            + ["--entrypoint", "python", f"{plain.name}/secrets:0.1.0", "-c", script.format(code)],
             check=True,
             capture_output=True,
             text=True,
@@ -129,3 +129,11 @@ def test_job_runners_run_when_the_operator_wants_them(plain: Deployment) -> None
 
     wait_until(lambda: runners() > 0, "job runners run")
     assert mlflow.__version__ in plain.ask("/version", login).text
+
+
+def test_destroy_leaves_nothing(plain: Deployment) -> None:
+    plain.check("destroy", "--yes")
+    label = ("--filter", f"label=com.docker.compose.project={plain.name}", "--quiet")
+    for kind in (("ps", "--all"), ("volume", "ls"), ("network", "ls"), ("image", "ls")):
+        left = subprocess.run(["docker", *kind, *label], check=True, capture_output=True, text=True).stdout
+        assert left == "", kind

@@ -44,7 +44,9 @@ def test_every_choice_is_explained() -> None:
 
 
 def test_image_versions_agree() -> None:
-    versions = set(re.findall(r"mlflow-stack/[a-z]+(?:-\$\{[^}]*\})?:([0-9.]+)", COMPOSE + STACK))
+    images = re.findall(r"image: (.*)", COMPOSE)
+    assert all(image.startswith("${STACK_NAME:-mlflow-stack}/") for image in images)
+    versions = {image.rsplit(":", 1)[1] for image in images} | set(re.findall(r"^version=(.+)$", STACK, re.MULTILINE))
     assert len(versions) == 1
     assert f"## {versions.pop()}" in (ROOT / "CHANGELOG.md").read_text()
 
