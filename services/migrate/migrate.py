@@ -69,8 +69,7 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
             if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
                 return False
     with auth.connect() as connection:
-        names = connection.execute(sqlalchemy.text("SELECT username FROM users")).scalars()
-        return set(ACCOUNTS) <= set(names)
+        return bool(connection.execute(sqlalchemy.text("SELECT EXISTS (SELECT FROM users)")).scalar())
 
 
 def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
@@ -97,14 +96,18 @@ def upgrade_auth(engine: sqlalchemy.Engine) -> None:
 
 
 def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
-    """Make the stack's own accounts; an account that is there keeps its password unless `reset_passwords`."""
+    """Make the stack's own accounts in an empty user store, or give them the passwords in the secret files.
+
+    An account that somebody removed doesn't come back by itself.
+    """
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore()
     with lock_database(engine):
         store.init_db(str(engine.url))
+        is_empty = not store.list_users()
         for name, is_admin in ACCOUNTS.items():
-            if not store.has_user(name):
+            if (is_empty or reset_passwords) and not store.has_user(name):
                 store.create_user(name, settings.read_secret(f"{name}_password"), is_admin=is_admin)
             elif reset_passwords:
                 store.update_user(name, password=settings.read_secret(f"{name}_password"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 from tracking import jobs, settings
@@ -31,6 +33,15 @@ keepalive = 75
 worker_tmp_dir = "/dev/shm"
 accesslog = None  # the gateway's log has every request
 errorlog = "-"
+
+
+def on_starting(_server: Any) -> None:
+    """Empty the spool: what a server that was killed had in it is nobody's."""
+    for left in Path(os.environ["TMPDIR"]).iterdir():
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def post_fork(_server: Any, _worker: Any) -> None:

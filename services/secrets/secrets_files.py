@@ -51,7 +51,10 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "trainer_password": make_token,
 }
 # Data in the database is encrypted with these two: replacing them would make it unreadable.
-NEVER_ROTATED = {"kek_passphrase", "webhook_encryption_key"}
+ENCRYPT_DATA = {"kek_passphrase", "webhook_encryption_key"}
+# Names, not secrets: with the same name, a new secret takes the place of the old one in every store.
+NAMES = {"s3_root_user", "s3_access_key"}
+NEVER_ROTATED = ENCRYPT_DATA | NAMES
 
 
 def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
@@ -193,9 +196,9 @@ def rotate(names: Annotated[list[str] | None, typer.Argument(help="default: all 
     """Replace secrets by new ones."""
     chosen = [check_name(name) for name in names or sorted(GENERATORS.keys() - NEVER_ROTATED)]
     if refused := NEVER_ROTATED.intersection(chosen):
-        sys.exit(
-            f"secrets: {', '.join(sorted(refused))} can't be rotated here: data in the database is encrypted with it"
-        )
+        names_only = refused <= NAMES
+        reason = "it is a name: rotate the secret that belongs to it" if names_only else "data is encrypted with it"
+        sys.exit(f"secrets: {', '.join(sorted(refused))} can't be rotated here: {reason}")
     for name in chosen:
         write_file(MASTER / name, GENERATORS[name](), "root")
     hand_out()

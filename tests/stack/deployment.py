@@ -116,7 +116,7 @@ class Deployment:
         """Return whether a logged-in question that needs the database is answered."""
         try:
             return self.ask(PROBE, login).status_code == OK
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
     def ask(self, path: str, login: tuple[str, str] | None, method: str = "GET", **options: Any) -> requests.Response:

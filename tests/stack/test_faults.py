@@ -72,6 +72,29 @@ def test_env_is_no_place_for_secrets(other: Deployment, name: str) -> None:
     assert_one_line(result.stderr, name, "not a setting")
 
 
+def test_a_last_line_of_env_without_its_end_stays_a_line_of_its_own(other: Deployment) -> None:
+    with (other.root / ".env").open("a") as file:
+        file.write("STACK_MIN_FREE_MB=999999999")
+    assert "MB are free" in other.run("up").stderr
+    assert "STACK_MIN_FREE_MB=999999999" in (other.root / ".env").read_text().splitlines()
+    assert "COMPOSE_FILE=docker-compose.yml" in (other.root / ".env").read_text().splitlines()
+
+
+def test_more_workers_need_more_memory(other: Deployment) -> None:
+    set_settings(other, STACK_WORKERS="16")
+    result = other.run("up")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "STACK_MLFLOW_MEMORY is '1g'", "16 workers", "1792m")
+
+
+def test_an_address_of_another_machine_is_named_before_anything_is_made(other: Deployment) -> None:
+    set_settings(other, STACK_BIND="192.0.2.1")  # an address for documentation, RFC 5737
+    result = other.run("up")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "STACK_BIND is '192.0.2.1'", "127.0.0.1")
+    assert other.compose("ps", "--all", "--quiet") == ""
+
+
 def test_a_taken_port_is_named_before_anything_is_made(other: Deployment) -> None:
     with socket.create_server(("127.0.0.1", other.port)):
         result = other.run("up")
@@ -193,6 +216,20 @@ def test_bad_training_data_is_refused_before_a_run_is_made(
     assert "Traceback" not in result.stderr + result.stdout
     assert part in (result.stderr + result.stdout).lower()
     assert len(client.search_runs([experiment])) == before
+
+
+def test_a_data_file_is_found_from_where_the_user_is(stack: Deployment) -> None:
+    folder = stack.root / "elsewhere"
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.csv").write_text("")
+    (folder / "mine.csv").chmod(0o644)
+    result = stack.execute("sh", "-c", "cd elsewhere && ../stack train --data mine.csv")
+    assert result.returncode != 0
+    assert "empty" in (result.stderr + result.stdout).lower()
+    (folder / "mine.csv").chmod(0o600)
+    result = stack.execute("sh", "-c", "cd elsewhere && ../stack train --data mine.csv")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "'mine.csv'", "chmod o+r")
 
 
 def test_a_missing_data_file_is_named(stack: Deployment) -> None:

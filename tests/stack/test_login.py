@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.server.auth.client import AuthServiceClient
 
-from stack.deployment import Deployment
+from stack.deployment import Deployment, wait_until
 
 Login = tuple[str, str]
 
@@ -159,8 +159,14 @@ def test_the_trainer_is_no_administrator(stack: Deployment, client: MlflowClient
 
 def test_every_request_is_one_line_of_json_in_the_gateways_log(stack: Deployment, admin: Login) -> None:
     answer = stack.ask("/version", admin)
-    lines = [line[line.index("{") :] for line in stack.logs("nginx").splitlines() if '"request_id"' in line]
-    entries = {entry["request_id"]: entry for entry in map(json.loads, lines)}
+    entries: dict[str, Any] = {}
+
+    def is_logged() -> bool:
+        lines = [line[line.index("{") :] for line in stack.logs("nginx").splitlines() if '"request_id"' in line]
+        entries.update({entry["request_id"]: entry for entry in map(json.loads, lines)})
+        return answer.headers["X-Request-Id"] in entries
+
+    wait_until(is_logged, "the request is in the log")
     entry = entries[answer.headers["X-Request-Id"]]
     assert (entry["user"], entry["method"], entry["path"], entry["status"]) == ("admin", "GET", "/version", 200)
     assert float(entry["upstream_seconds"]) >= 0

@@ -39,7 +39,7 @@ def env() -> None:
 def show_status() -> None:
     """Print a table of the services described on standard input (docker compose ps and docker stats, JSON)."""
     chosen = settings.load()
-    services = status.read_services(sys.stdin.read())
-    status.print_table(services, gateway.ask_version(chosen), chosen.url)
-    if any(not service.is_well for service in services):
+    services, version = status.read_services(sys.stdin.read()), gateway.ask_version(chosen)
+    status.print_table(services, version, chosen.url)
+    if version is None or any(not service.is_well for service in services):
         raise typer.Exit(1)

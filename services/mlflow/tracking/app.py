@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -50,7 +51,7 @@ class StackApp:
         credentials = identity.read_basic(scope)
         try:
             known = credentials is not None and await identity.is_known(credentials)
-        except SQLAlchemyError:
+        except (SQLAlchemyError, MlflowException):  # MLflow's sessions turn the one into the other
             await respond(send, 503)
             return
         if known:
@@ -63,5 +64,6 @@ def create_app() -> ASGIApp:
     """Return the application that gunicorn serves; gunicorn.conf.py has applied the settings by then."""
     from mlflow.server.auth import create_app as create_mlflow_app
 
-    artifacts.register()
-    return StackApp(create_mlflow_app(), settings.load())
+    chosen = settings.load()
+    artifacts.register(chosen.public_url)
+    return StackApp(create_mlflow_app(), chosen)

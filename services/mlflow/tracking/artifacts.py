@@ -8,11 +8,22 @@ bucket's path on with their Host unchanged, and the store checks the signature. 
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 import flask
 from botocore.client import BaseClient
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _get_s3_client
+
+PUBLIC_URL = "STACK_PUBLIC_URL"
+
+
+def find_base() -> str:
+    """Return the URL by which the client reached the gateway; a proxy that ends TLS in front is known by its name."""
+    public: str = flask.current_app.config.get(PUBLIC_URL, "")
+    if public and flask.request.host == urlsplit(public).netloc:
+        return public
+    return flask.request.host_url.rstrip("/")
 
 
 class ClientSideSigner:
@@ -27,9 +38,7 @@ class ClientSideSigner:
     def generate_presigned_url(self, *args: Any, **kwargs: Any) -> str:
         """Return a signed URL below the URL by which the client reached the gateway."""
         # MLflow has checked the Host header against its list of allowed hosts by now.
-        url: str = _get_s3_client(s3_endpoint_url=flask.request.host_url.rstrip("/")).generate_presigned_url(
-            *args, **kwargs
-        )
+        url: str = _get_s3_client(s3_endpoint_url=find_base()).generate_presigned_url(*args, **kwargs)
         return url
 
 
@@ -41,6 +50,9 @@ class GatewayArtifactRepository(S3ArtifactRepository):
         return ClientSideSigner(client) if flask.has_request_context() else client
 
 
-def register() -> None:
+def register(public_url: str) -> None:
     """Make s3:// artifacts use this repository."""
+    from mlflow.server import app
+
+    app.config[PUBLIC_URL] = public_url
     _artifact_repository_registry.register("s3", GatewayArtifactRepository)

@@ -12,7 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 SECRETS = Path("/run/secrets")
-MAX_WORKERS = 64
+MAX_WORKERS = 16
+# What Postgres allows (max_connections = 100) less some for its own and the operator's.
+CONNECTIONS = 90
+POOLS = 3  # tracking, registry and auth have one each, in each worker
 # Which Host headers are answered besides the operator's: the loopback addresses and the compose names of the gateway.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "nginx", "gateway")
 
@@ -126,6 +129,8 @@ def write_auth_config(settings: Settings, path: Path) -> None:
 def apply(settings: Settings) -> None:
     """Set what MLflow reads from the environment, in this process."""
     auth_config = Path("/tmp/auth.ini")
+    connections = CONNECTIONS // (POOLS * settings.workers)
+    kept = min(5, connections)
     write_auth_config(settings, auth_config)
     os.environ.update(
         {
@@ -140,9 +145,11 @@ def apply(settings: Settings) -> None:
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts(settings)),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(allowed_origins(settings)),
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
-            # 5 + 5 connections for each of tracking, registry and auth in each worker; Postgres allows 100.
-            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": "5",
-            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": "5",
+            # A pool that is empty waits; a Postgres that is full answers 400, which clients don't try again.
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(min(5, connections - kept)),
+            # `migrate` made the accounts; if somebody has removed `admin` since, MLflow is not to want it back.
+            "_MLFLOW_AUTH_ADMIN_BOOTSTRAPPED": "true",
             # What `mlflow server` hands to its workers (mlflow/server/constants.py, mlflow/server/__init__.py).
             "_MLFLOW_SERVER_FILE_STORE": settings.database_uri,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
