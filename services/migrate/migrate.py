@@ -27,7 +27,8 @@ from tracking import settings
 
 LOCK = 0x6D6C666C6F77  # any number; "mlflow" in ASCII
 DEADLINE_SECONDS = 60
-ACCOUNTS = {"admin": True, "trainer": False}  # name: is an administrator
+# Name: is an administrator. One is made last: a store without any is one that this job did not finish.
+ACCOUNTS = {"trainer": False, "admin": True}
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
             if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
                 return False
     with auth.connect() as connection:
-        return bool(connection.execute(sqlalchemy.text("SELECT EXISTS (SELECT FROM users)")).scalar())
+        return bool(connection.execute(sqlalchemy.text("SELECT EXISTS (SELECT FROM users WHERE is_admin)")).scalar())
 
 
 def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
@@ -96,21 +97,23 @@ def upgrade_auth(engine: sqlalchemy.Engine) -> None:
 
 
 def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
-    """Make the stack's own accounts in an empty user store, or give them the passwords in the secret files.
+    """Make the stack's own accounts, once, or give them the passwords in the secret files.
 
-    An account that somebody removed doesn't come back by itself.
+    Where there is an administrator, a missing account was removed by somebody: it doesn't come back by itself.
     """
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore()
     with lock_database(engine):
         store.init_db(str(engine.url))
-        is_empty = not store.list_users()
+        if not reset_passwords and any(user.is_admin for user in store.list_users()):
+            return
         for name, is_admin in ACCOUNTS.items():
-            if (is_empty or reset_passwords) and not store.has_user(name):
-                store.create_user(name, settings.read_secret(f"{name}_password"), is_admin=is_admin)
+            password = settings.read_secret(f"{name}_password")
+            if not store.has_user(name):
+                store.create_user(name, password, is_admin=is_admin)
             elif reset_passwords:
-                store.update_user(name, password=settings.read_secret(f"{name}_password"))
+                store.update_user(name, password=password)
 
 
 def main(

@@ -109,6 +109,11 @@ class Deployment:
         result: dict[str, Any] = json.loads(inspected.stdout)[0]
         return result
 
+    def image(self, service: str) -> str:
+        """Return the name of a service's image."""
+        name: str = self.container(service)["Config"]["Image"]
+        return name
+
     def logs(self, service: str) -> str:
         return self.compose("logs", "--no-color", "--no-log-prefix", service)
 

@@ -84,7 +84,7 @@ def read_secrets(stack: Deployment) -> dict[str, str]:
     """Return every generated secret from the master volume."""
     output = subprocess.run(
         ["docker", "run", "--rm", "--volume", f"{stack.name}_secrets-master:/master:ro", "--network", "none"]
-        + ["--entrypoint", "python", f"{stack.name}/secrets:0.1.0", "-c"]
+        + ["--entrypoint", "python", stack.image("secrets"), "-c"]
         + [
             "import json, pathlib as p; print(json.dumps({f.name: f.read_text() for f in p.Path('/master').iterdir()}))"
         ],
@@ -121,7 +121,7 @@ def test_each_consumer_reads_its_own_secrets_only(stack: Deployment) -> None:
             for name in ("postgres", "objectstore", "bucket", "migrate", "mlflow", "admin", "trainer")
             for option in ("--volume", f"{stack.name}_secrets-{name}:/secrets/{name}:ro")
         ]
-        + [f"{stack.name}/secrets:0.1.0", "-c", "stat -c '%n %U %a' /secrets/* /secrets/*/*"],
+        + [stack.image("secrets"), "-c", "stat -c '%n %U %a' /secrets/* /secrets/*/*"],
         check=True,
         capture_output=True,
         text=True,

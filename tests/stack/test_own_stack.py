@@ -60,7 +60,7 @@ def test_an_example_secret_in_the_volume_stops_the_start(plain: Deployment) -> N
     def change(code: str) -> str:
         return subprocess.run(
             ["docker", "run", "--rm", "--user", "0", "--volume", f"{plain.name}_secrets-master:/master"]
-            + ["--entrypoint", "python", f"{plain.name}/secrets:0.1.0", "-c", script.format(code)],
+            + ["--entrypoint", "python", plain.image("secrets"), "-c", script.format(code)],
             check=True,
             capture_output=True,
             text=True,
@@ -75,10 +75,13 @@ def test_an_example_secret_in_the_volume_stops_the_start(plain: Deployment) -> N
     assert "changeme" not in result.stderr
 
 
-def test_secrets_that_encrypt_data_are_not_rotated(plain: Deployment) -> None:
-    result = plain.run("secrets", "rotate", "kek_passphrase")
+def test_secrets_that_encrypt_data_and_names_are_not_rotated(plain: Deployment) -> None:
+    before = read_login(plain)
+    result = plain.run("secrets", "rotate", "kek_passphrase", "s3_access_key", "admin_password")
     assert result.returncode == 1
-    assert "encrypted" in result.stderr
+    assert "kek_passphrase can't be rotated here: data in the database is encrypted" in result.stderr
+    assert "s3_access_key can't be rotated here: it is a name" in result.stderr
+    assert read_login(plain) == before
 
 
 def test_rotated_secrets_work_and_the_old_ones_do_not(plain: Deployment) -> None:
@@ -142,6 +145,43 @@ def test_a_signed_url_behind_a_proxy_that_ends_tls_is_the_public_one(plain: Depl
         answer = plain.ask(f"{api}/presigned/{path}", login, headers={"Host": host} if host else None)
         assert answer.ok, answer.text
         assert answer.json()["url"].startswith(f"{base}/mlflow-artifacts/{path}?")
+
+
+def test_a_removed_account_stays_removed_and_an_unfinished_store_is_finished(plain: Deployment) -> None:
+    admin = plain.known_login["MLFLOW_TRACKING_USERNAME"], plain.known_login["MLFLOW_TRACKING_PASSWORD"]
+    other = "second", "a-password-of-their-own-1"
+    users = "/api/2.0/mlflow/users"
+
+    def migrate_and_restart(login: tuple[str, str]) -> None:
+        plain.compose("run", "--rm", "--no-deps", "-T", "migrate")
+        plain.compose("restart", "mlflow")
+        wait_until(lambda: plain.is_served(login), "the server is up", 90)
+
+    made = plain.ask(f"{users}/create", admin, "POST", json={"username": other[0], "password": other[1]})
+    assert made.ok, made.text
+    assert plain.ask(f"{users}/update-admin", admin, "PATCH", json={"username": other[0], "is_admin": True}).ok
+    for name in ("admin", "trainer"):
+        assert plain.ask(f"{users}/delete", other, "DELETE", json={"username": name}).ok
+    migrate_and_restart(other)
+    assert [user["username"] for user in plain.ask(f"{users}/list", other).json()["users"]] == ["second"]
+    assert plain.ask(PROBE, admin).status_code == 401
+
+    # A store without an administrator is what a `migrate` leaves that was killed between two accounts.
+    plain.compose("exec", "-T", "postgres", "psql", "-q", "-d", "auth", "-c", "update users set is_admin = false")
+    migrate_and_restart(admin)
+    found = {user["username"]: user["is_admin"] for user in plain.ask(f"{users}/list", admin).json()["users"]}
+    assert found == {"second": False, "trainer": False, "admin": True}
+
+
+def test_what_a_killed_server_had_spooled_is_removed(plain: Deployment) -> None:
+    spool = "mkdir -p $TMPDIR/left && echo x >$TMPDIR/left/x && echo x >$TMPDIR/y"
+    plain.compose("exec", "-T", "mlflow", "sh", "-c", spool)
+    plain.compose("kill", "mlflow")
+    plain.compose("start", "mlflow")
+    login = plain.known_login["MLFLOW_TRACKING_USERNAME"], plain.known_login["MLFLOW_TRACKING_PASSWORD"]
+    wait_until(lambda: plain.is_served(login), "the server is up", 90)
+    left = plain.compose("exec", "-T", "mlflow", "sh", "-c", "ls $TMPDIR").split()
+    assert not {"left", "y"}.intersection(left)
 
 
 def test_destroy_leaves_nothing(plain: Deployment) -> None:
