@@ -103,6 +103,28 @@ def test_a_taken_port_is_named_before_anything_is_made(other: Deployment) -> Non
     assert other.compose("ps", "--all", "--quiet") == ""
 
 
+def test_a_running_stack_keeps_its_gateway_when_its_new_port_is_taken(stack: Deployment, admin: Login) -> None:
+    original = (stack.root / ".env").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        try:
+            set_settings(stack, STACK_PORT=port)
+            result = stack.run("up")
+        finally:
+            (stack.root / ".env").write_text(original)
+    assert result.returncode == 1
+    assert_one_line(result.stderr, port, "STACK_PORT")
+    assert stack.ask(PROBE, admin).status_code == 200
+
+
+@pytest.mark.parametrize(("name", "value"), [("STACK_WORKERS", "08"), ("STACK_MLFLOW_MEMORY", "08g")])
+def test_a_number_that_begins_with_0_is_one_clear_line(other: Deployment, name: str, value: str) -> None:
+    set_settings(other, **{name: value})
+    result = other.run("up")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, f"{name} is '{value}'")
+
+
 def test_a_full_disk_is_named_before_anything_is_made(other: Deployment) -> None:
     set_settings(other, STACK_MIN_FREE_MB="999999999")
     result = other.run("up")
@@ -293,6 +315,17 @@ def test_a_dead_object_store_leaves_metadata_alone_and_the_stack_heals(
 
     wait_until(lambda: stack.ask(upload, admin, "PUT", data=b"x").ok, "uploads work")
     assert client.get_run(run.info.run_id).data.metrics == {"written": 1.0}
+
+
+def test_status_of_a_stack_without_its_gateway_is_a_failure(stack: Deployment, admin: Login) -> None:
+    stack.compose("rm", "--stop", "--force", "nginx")
+    try:
+        result = stack.run("status")
+    finally:
+        stack.compose("up", "--detach", "--no-build", "--no-deps", "nginx")
+    assert result.returncode == 1
+    assert "MLflow does not answer" in result.stdout
+    wait_until(lambda: stack.is_served(admin), "the gateway serves")
 
 
 def test_a_dead_server_is_said_so(stack: Deployment, admin: Login) -> None:
