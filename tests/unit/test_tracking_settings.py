@@ -67,6 +67,13 @@ def test_hosts_follow_from_the_choices(monkeypatch: pytest.MonkeyPatch, host: st
     )
 
 
+@pytest.mark.parametrize("workers", range(1, settings.MAX_WORKERS + 1))
+def test_all_pools_together_stay_within_what_postgres_allows(workers: int) -> None:
+    kept, overflow = settings.share_connections(workers)
+    assert kept >= 1
+    assert workers * settings.POOLS * (kept + overflow) <= settings.CONNECTIONS
+
+
 def test_the_public_origin_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(monkeypatch, STACK_PUBLIC_URL="https://mlflow.example.org/")
     assert "https://mlflow.example.org" in settings.allowed_origins(loaded)

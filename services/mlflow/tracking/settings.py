@@ -126,11 +126,17 @@ def write_auth_config(settings: Settings, path: Path) -> None:
     )
 
 
+def share_connections(workers: int) -> tuple[int, int]:
+    """Return how many connections each pool of each worker keeps, and how many more it may open."""
+    share = CONNECTIONS // (POOLS * workers)
+    kept = min(5, share)
+    return kept, min(5, share - kept)
+
+
 def apply(settings: Settings) -> None:
     """Set what MLflow reads from the environment, in this process."""
     auth_config = Path("/tmp/auth.ini")
-    connections = CONNECTIONS // (POOLS * settings.workers)
-    kept = min(5, connections)
+    kept, overflow = share_connections(settings.workers)
     write_auth_config(settings, auth_config)
     os.environ.update(
         {
@@ -147,7 +153,7 @@ def apply(settings: Settings) -> None:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
             # A pool that is empty waits; a Postgres that is full answers 400, which clients don't try again.
             "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
-            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(min(5, connections - kept)),
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(overflow),
             # `migrate` made the accounts; if somebody has removed `admin` since, MLflow is not to want it back.
             "_MLFLOW_AUTH_ADMIN_BOOTSTRAPPED": "true",
             # What `mlflow server` hands to its workers (mlflow/server/constants.py, mlflow/server/__init__.py).
