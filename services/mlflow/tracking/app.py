@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tracking import artifacts, audit, closed, identity, readiness, settings
+from tracking import artifacts, audit, closed, identity, readiness, settings, spelling
 
 AUTH_PATH = "/_stack/auth"
 READY_PATH = "/_stack/ready"
@@ -59,6 +59,8 @@ class StackApp:
             await respond(send, *refusal)
         elif scope["path"] == AUTH_PATH:
             await respond(send, 204)
+        elif not spelling.is_header_plain(scope):
+            await respond(send, 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": spelling.HEADER_FAULT})
         elif reason := self.closed.find_reason(scope["path"]):
             await respond(send, 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": reason})
         else:
@@ -99,5 +101,6 @@ def create_app() -> ASGIApp:
     artifacts.register(chosen.public_url)
     app = StackApp(create_mlflow_app(), chosen)
     rules.register(flask_app, lambda: app.identity)
+    spelling.register(flask_app)
     audit.register(flask_app)
     return app
