@@ -1,7 +1,7 @@
 """Every route with every role: real requests about real things, and what came of them.
 
-A route's answer to a role is only ever "refused" (401, 403, 429, or closed) or not: what else MLflow says is not the edge's
-business. Requests carry the ids of things that exist, under every name that MLflow uses for them, so that a check that
+A route's answer to a role is only ever "refused" (401, 403, 429, or closed) or not: what else MLflow says is not the
+edge's business. Requests carry the ids of things that exist, under every name that MLflow uses for them, so that a check that
 looks one up finds it. What a request may have destroyed is made again before the next.
 """
 
@@ -180,7 +180,11 @@ class World:
             del body["model_id"]  # a run's or a model's
         options: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
         if path == "/graphql":
-            options = {"json": {"query": f'{{mlflowGetRun(input: {{runId: "{self.ids["run_id"]}"}}) {{run {{info {{runId}}}}}}}}'}}
+            options = {
+                "json": {
+                    "query": f'{{mlflowGetRun(input: {{runId: "{self.ids["run_id"]}"}}) {{run {{info {{runId}}}}}}}}'
+                }
+            }
         elif path.endswith("/upload-artifact"):
             options = {"params": body, "data": b"x"}
         elif path == "/v1/traces":
@@ -195,7 +199,9 @@ class World:
 
 def make_logins(world: World) -> dict[str, Login | None]:
     """Make an account for each role; return the logins."""
-    roles = {role["name"]: role["id"] for role in world.send("GET", "roles/list", {"workspace": WORKSPACE}, "3.0")["roles"]}
+    roles = {
+        role["name"]: role["id"] for role in world.send("GET", "roles/list", {"workspace": WORKSPACE}, "3.0")["roles"]
+    }
     logins: dict[str, Login | None] = {"anonymous": None, "wrong": ("admin", "wrong"), "admin": world.admin}
     for role in ("stranger", "viewer", "editor", "promoter"):
         name = f"matrix-{role}"
@@ -206,7 +212,9 @@ def make_logins(world: World) -> dict[str, Login | None]:
     return logins
 
 
-def ask_all(world: World, routes: list[tuple[str, str]], logins: dict[str, Login | None]) -> Iterator[tuple[str, str, Answers]]:
+def ask_all(
+    world: World, routes: list[tuple[str, str]], logins: dict[str, Login | None]
+) -> Iterator[tuple[str, str, Answers]]:
     """Yield (method, path, {role: answer}) for every route."""
     world.make_users()
     world.make()

@@ -43,7 +43,9 @@ def test_nobody_gets_further_than_the_reviewed_list_says(own: Deployment, routes
         pairs += len(answers)
         for role, answer in answers.items():
             if is_refused(answer) == row.lets_in(role):
-                deviations.append((method, path, role, answer.status_code, f"expected {row.needs}, seen {find_needs(answers)}"))
+                deviations.append(
+                    (method, path, role, answer.status_code, f"expected {row.needs}, seen {find_needs(answers)}")
+                )
     assert deviations == []
     assert pairs == len(routes) * len(ROLES) > 3500
     print(f"{pairs} pairs of route and role, none deviates")

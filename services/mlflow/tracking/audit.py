@@ -1,7 +1,7 @@
 """What a request was about, told to the gateway, which alone writes the audit log.
 
-The names and ids in a request's body are known here only, who asked and how it ended at the gateway: so they go there in
-a header of the answer, which the gateway takes off. This process has no way to the log itself.
+The names and ids in a request's body are known here only, who asked and how it ended at the gateway: so they go there
+in a header of the answer, which the gateway takes off. This process has no way to the log itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MAX_HEADER = 1500  # well below the gateway's proxy_buffer_size
 # Names and ids only: never a value, a text or a password.
 KEYS = (
     "experiment_id", "run_id", "run_uuid", "model_id", "version", "alias", "stage", "username", "role_id", "role_name",
-    "is_admin", "resource_type", "resource_id", "resource_pattern", "permission", "dataset_id", "webhook_id", "trace_id",
-    "request_id", "key", "name", "new_name", "path",
+    "is_admin", "resource_type", "resource_id", "resource_pattern", "permission", "dataset_id", "webhook_id",
+    "trace_id", "request_id", "key", "name", "new_name", "path",
 )  # fmt: skip
 MAX_DEPTH = 3
 

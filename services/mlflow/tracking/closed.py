@@ -17,11 +17,19 @@ FEATURES: dict[str, tuple[str, str, str]] = {
         "MLflow's job runner",
         "its runners are off, and jobs run code with the server's rights",
     ),
-    "assistant": (rf"{API}assistant(?:/|$)", "the assistant", "it runs programs on the server and talks to AI providers"),
+    "assistant": (
+        rf"{API}assistant(?:/|$)",
+        "the assistant",
+        "it runs programs on the server and talks to AI providers",
+    ),
     "mcp": (rf"{API}mcp-servers(?:/|$)", "the registry of MCP servers", "classic ML does not use it"),
     "demo": (rf"{API}demo(?:/|$)", "the demo data", "it writes into a team's store"),
     "telemetry": (rf"{API}ui-telemetry(?:/|$)", "the pages' telemetry", "it tells an outside party who does what"),
-    "signup": (rf"/signup/?$|{API}users/create-ui$", "the sign-up page", "accounts are made by ./stack user add or on /admin"),
+    "signup": (
+        rf"/signup/?$|{API}users/create-ui$",
+        "the sign-up page",
+        "accounts are made by ./stack user add or on /admin",
+    ),
 }
 
 

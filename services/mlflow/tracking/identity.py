@@ -1,8 +1,8 @@
 """Who is asking: MLflow's own user store, asked often and hashed seldom.
 
 To check a password costs scrypt (about 95 ms), to read the stored hash a millisecond. So a login that was right is
-remembered together with the hash that it was right for, and the hash is read again every two seconds: a removed, disabled
-or changed account ends within that time on every worker, and scrypt runs again only for a hash that is new.
+remembered together with the hash that it was right for, and the hash is read again every two seconds: a removed,
+disabled or changed account ends within that time on every worker, and scrypt runs again only for a hash that is new.
 """
 
 from __future__ import annotations
@@ -194,7 +194,14 @@ class Identity:
         now = time.monotonic()
         if not fresh and now - since < REREAD_SECONDS:
             return known
-        account = await self.run(self.readers, lambda: read_account(name))
+        if known is not None:
+            self.accounts[name] = (known, now)  # requests that come meanwhile need not ask too
+        try:
+            account = await self.run(self.readers, lambda: read_account(name))
+        except Exception:
+            if known is not None:
+                self.accounts[name] = (known, since)
+            raise
         if known is not None and account != known:
             forget_in_mlflow(name)
             if account is None or account.password_hash != known.password_hash:

@@ -166,11 +166,21 @@ MESSAGE_RULES: dict[Any, Callable[[Account, Any], None]] = {
 
 
 # ------------------------------------------------------------------------------------------------------------- users
-def check_name(fields: dict[str, Any]) -> None:
+def create_user(fields: dict[str, Any]) -> None:
     """A name with a colon could never log in, others break logs and URLs."""
     name = fields.get("username")
     if not (isinstance(name, str) and USER_NAME.fullmatch(name)):
         raise reject(f"username is {name!r}: use 1 to 128 of A-Z a-z 0-9 . _ @ -, a letter or digit first")
+    change_password(fields)
+
+
+def change_password(fields: dict[str, Any]) -> None:
+    """MLflow's native routes (artifacts) read a login as ASCII: with another password uploads alone would fail."""
+    password = fields.get("password")
+    if not (isinstance(password, str) and password.isascii() and password.isprintable()):
+        raise reject(
+            "the password has a character that is not printable ASCII, which artifact uploads could not log in with"
+        )
 
 
 def keep_an_admin(name: object, what: str) -> None:
@@ -224,8 +234,10 @@ def is_admin(name: object) -> bool:
 
 
 USER_RULES: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
-    (routes.CREATE_USER, "POST"): check_name,
-    (routes.AJAX_CREATE_USER, "POST"): check_name,
+    (routes.CREATE_USER, "POST"): create_user,
+    (routes.AJAX_CREATE_USER, "POST"): create_user,
+    (routes.UPDATE_USER_PASSWORD, "PATCH"): change_password,
+    (routes.AJAX_UPDATE_USER_PASSWORD, "PATCH"): change_password,
     (routes.DELETE_USER, "DELETE"): delete_user,
     (routes.AJAX_DELETE_USER, "DELETE"): delete_user,
     (routes.UPDATE_USER_ADMIN, "PATCH"): update_admin,
@@ -245,16 +257,16 @@ def register(app: flask.Flask, find_identity: Callable[[], Identity]) -> None:
         for method in methods
     }
 
-    @handlers.catch_mlflow_exception
     def check() -> None:
         rule = flask.request.url_rule
         route = (rule.rule if rule else "", flask.request.method)
         if (message := by_route.get(route)) is not None:
-            account = find_identity().find_account(str(flask.request.authorization.username))
+            login = flask.request.authorization  # known to be right by now
+            account = find_identity().find_account(str(login.username if login else ""))
             MESSAGE_RULES[message](account, handlers._get_request_message(message()))
         elif (user_rule := USER_RULES.get(route)) is not None:
             body = flask.request.get_json(silent=True)
             user_rule({**flask.request.args, **(body if isinstance(body, dict) else {})})
 
-    app.before_request(check)
+    app.before_request(handlers.catch_mlflow_exception(check))
     app.teardown_request(release_lock)

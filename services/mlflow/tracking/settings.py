@@ -162,8 +162,8 @@ def apply(settings: Settings) -> None:
             "AWS_MAX_ATTEMPTS": "2",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts(settings)),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(allowed_origins(settings)),
-            # A model version comes from a run or a model that MLflow knows (and checks), or is a prompt: whatever else a
-            # source names would be read with the server's own key.
+            # A model version comes from a run or a model that MLflow knows (and checks), or is a prompt: whatever else
+            # a source names would be read with the server's own key.
             "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": MODEL_SOURCES,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
             # A pool that is empty waits; a Postgres that is full answers 400, which clients don't try again.

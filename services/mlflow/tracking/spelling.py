@@ -66,9 +66,11 @@ def is_number(text: str) -> bool:
 
 
 def check_plain(value: object) -> None:
-    """Raise MlflowException if this is no experiment id as MLflow writes it. (Empty and absent are MLflow's business.)"""
+    """Raise MlflowException if this is no experiment id as MLflow writes it. Empty and absent are MLflow's business."""
     if value not in (None, "") and not PLAIN.fullmatch(str(value)):
-        raise MlflowException(f"experiment_id is {value!r}: write it as MLflow does, such as '12'", INVALID_PARAMETER_VALUE)
+        raise MlflowException(
+            f"experiment_id is {value!r}: write it as MLflow does, such as '12'", INVALID_PARAMETER_VALUE
+        )
 
 
 def check_graphql(body: Any) -> None:
@@ -85,13 +87,12 @@ def may_name_experiments(data: bytes) -> bool:
     return b"xperiment" in data or b"\\u" in data
 
 
-@catch_mlflow_exception
 def check() -> None:
     """Check the query and the JSON body of a Flask request."""
     request = flask.request
     for name in NAMES & request.args.keys():
-        for value in request.args.getlist(name):
-            check_plain(value)
+        for given in request.args.getlist(name):
+            check_plain(given)
     if request.path == GRAPHQL:
         check_graphql(read_json(request))
     elif not request.path.endswith("/upload-artifact") and may_name_experiments(request.get_data()):
@@ -115,4 +116,4 @@ def is_header_plain(scope: Scope) -> bool:
 
 def register(app: flask.Flask) -> None:
     """Check every request of MLflow's Flask application."""
-    app.before_request(check)
+    app.before_request(catch_mlflow_exception(check))

@@ -1,7 +1,7 @@
 """Guessing is slowed down: a leaky bucket of wrong logins for each address, and for each user at an address.
 
-A bucket is never one user's alone: who guesses carol's password from one address does not lock carol out at another. The
-counters are each worker's own; the gateway spreads requests over the workers, so that N workers let N times as many
+A bucket is never one user's alone: who guesses carol's password from one address does not lock carol out at another.
+The counters are each worker's own; the gateway spreads requests over the workers, so that N workers let N times as many
 guesses through.
 """
 
