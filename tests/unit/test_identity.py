@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -82,7 +83,7 @@ class Store:
         monkeypatch.setattr(identity, "forget_in_mlflow", self.forgotten.append)
         monkeypatch.setattr(identity, "be_nice", lambda: None)
         self.now = 0.0
-        monkeypatch.setattr(identity.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
 
     def read(self, name: str) -> Account | None:
         self.reads += 1
