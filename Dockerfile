@@ -97,6 +97,8 @@ ENTRYPOINT ["python", "migrate.py"]
 
 FROM app AS admin
 COPY --chmod=0755 services/admin/ /app/
+# The names of the roles stand once, beside the server that gives them their meaning.
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/roles.py /app/tracking/
 RUN python -m compileall -q /app
 USER admin
 ENTRYPOINT ["python", "-m", "admin"]
