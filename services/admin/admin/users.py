@@ -72,13 +72,13 @@ class User:
     @property
     def role(self) -> str | None:
         """The strongest of the stack's roles."""
-        held = [name for name in roles.TEAM if name in self.assigned or (name == roles.ADMIN and self.is_admin)]
-        return held[-1] if held else None
+        held = [name for name in roles.PERMISSIONS if name in self.assigned]
+        return roles.ADMIN if self.is_admin else held[-1] if held else None
 
     @property
     def other_roles(self) -> list[str]:
         """Roles that somebody made on MLflow's page."""
-        known = {*roles.TEAM, roles.DISABLED}
+        known = {*roles.PERMISSIONS, roles.DISABLED}
         return sorted(name for name in self.assigned if name not in known and not name.startswith(roles.EXPIRES))
 
     @property
@@ -288,7 +288,7 @@ class Store:
             self.refuse_own(user.name, f"made a {role}")
             self.assign(user.name, self.need_role(role))
         for name, number in user.assigned.items():
-            if name in roles.TEAM and name != role:
+            if name in roles.PERMISSIONS and name != role:
                 self.unassign(user.name, number)
         if user.is_admin and role != roles.ADMIN:
             self.set_admin(user.name, is_admin=False)

@@ -29,9 +29,9 @@ DESCRIPTIONS = {
 EXPIRY_DESCRIPTION = "Whoever has this role can not log in from that moment on."
 # Of resources of every one of these types, on each of them.
 RESOURCE_TYPES = ("experiment", "registered_model", "prompt", "scorer")
-PERMISSIONS = {VIEWER: "READ", EDITOR: "EDIT", PROMOTER: "EDIT"}
-# What a user's role may be, from the weakest on.
-TEAM = (VIEWER, EDITOR, PROMOTER, ADMIN)
+PERMISSIONS = {VIEWER: "READ", EDITOR: "EDIT", PROMOTER: "EDIT"}  # from the weakest on
+# What an operator calls a user's role.
+TEAM = (*PERMISSIONS, ADMIN)
 
 
 def expiry_role(moment: datetime) -> str:
