@@ -397,7 +397,7 @@ def test_the_audit_log_is_searched(stack: Deployment, write_audit: Callable[[str
     write_audit("2001-02-06", line("2001-02-06T10:00:00+00:00", "audit-ann", "experiments/delete", ""))
     shown = stack.run("audit", "--user", "audit-ann")
     assert [row.split()[2] for row in shown.stdout.splitlines()] == ["USER", "audit-ann", "audit-ann"]
-    assert "stack: 1 lines could not be read" in shown.stderr
+    assert "stack: lines left out because they can't be read: 1" in shown.stderr
     (found,) = [
         json.loads(row)
         for row in stack.check("audit", "--json", "--user", "audit-ann", "--action", "experiments/c").splitlines()

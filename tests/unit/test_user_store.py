@@ -139,8 +139,8 @@ def test_a_role_called_admin_makes_no_administrator() -> None:
 class FakeApi:
     """Answers as MLflow does, and fails at one path: a real one can't be made to fail between two steps."""
 
-    def __init__(self, failing: str, error: BaseException) -> None:
-        self.failing, self.error = failing, error
+    def __init__(self, failing: str, error: BaseException, undeletable: bool = False) -> None:
+        self.failing, self.error, self.undeletable = failing, error, undeletable
         self.settings = Settings("http://gateway", "http://url", "admin", "")
         self.names: list[str] = []
 
@@ -150,6 +150,8 @@ class FakeApi:
         if path == users.USERS + "/create":
             self.names.append(fields["username"])
         if path == users.USERS + "/delete":
+            if self.undeletable:
+                raise gateway.AwayError("away")
             self.names.remove(fields["username"])
         if path == users.ROLES + "/list":
             return {"roles": [role(1, "viewer")]}
@@ -165,15 +167,7 @@ def test_a_half_made_user_is_removed(error: BaseException) -> None:
 
 
 def test_a_half_made_user_that_can_not_be_removed_is_named() -> None:
-    api = FakeApi(users.USERS + "/update-admin", FaultError("refused"))
-    ask = api.ask
-
-    def fail_to_delete(method: str, path: str, **fields: Any) -> dict[str, Any]:
-        if path == users.USERS + "/delete":
-            raise gateway.AwayError("away")
-        return ask(method, path, **fields)
-
-    api.ask = fail_to_delete  # type: ignore[method-assign]
+    api = FakeApi(users.USERS + "/update-admin", FaultError("refused"), undeletable=True)
     with pytest.raises(FaultError, match=r"refused\nann is half-made and still there: \./stack user remove ann"):
         users.Store(api).add("ann", "x" * 12, "admin", None)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Search:
                         if entry is None:
                             self.unreadable += 1
                         elif self.is_wanted(entry):
+                            entry["targets"] = read_targets(entry.get("targets"))
                             yield entry
             except OSError as error:
                 raise FaultError(
@@ -64,20 +65,19 @@ def find_files(folder: Path, since: datetime | None) -> list[Path]:
             day = date.fromisoformat(file.stem.removeprefix("audit-"))
         except ValueError:
             continue
-        # A day west of Greenwich ends half a day later.
-        if since is None or day >= (since.astimezone(UTC) - timedelta(days=1)).date():
+        # The containers' days are those of UTC.
+        if since is None or day >= since.astimezone(UTC).date():
             found.append((day, file))
     return [file for _, file in sorted(found)]
 
 
 def read_entry(line: str) -> dict[str, Any] | None:
-    """Return an entry with `moment` added and `targets` read, or None for a line that is no entry."""
+    """Return an entry with `moment` added, or None for a line that is no entry."""
     try:
         entry = json.loads(line)
         entry["moment"] = datetime.fromisoformat(entry["time"]).astimezone(UTC)
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         return None
-    entry["targets"] = read_targets(entry.get("targets"))
     return entry  # type: ignore[no-any-return]
 
 

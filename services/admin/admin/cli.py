@@ -62,4 +62,4 @@ def show_audit(
         sys.stderr.close()
         raise typer.Exit from None
     if search.unreadable:
-        print(f"stack: {search.unreadable} lines could not be read and were left out", file=sys.stderr)
+        print(f"stack: lines left out because they can't be read: {search.unreadable}", file=sys.stderr)

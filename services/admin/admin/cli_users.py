@@ -68,7 +68,7 @@ def answer_password(as_json: bool, value: dict[str, Any], line: str, password: s
     elif as_json:
         print(json.dumps({**value, "password": password}))
     else:
-        print(f"{line}; the password, shown this once:", file=sys.stderr)
+        print(f"{line}; its password is shown this once", file=sys.stderr)
         print(password)
 
 
@@ -259,7 +259,7 @@ def add_team(
     if as_json:
         print(json.dumps([{"name": name, "password": password} for name, password in made]))
         return
-    print(f"{len(made)} users were added; their passwords, shown this once:", file=sys.stderr)
+    print(f"{len(made)} users were added; their passwords are shown this once", file=sys.stderr)
     print("name,password")
     for name, password in made:
         print(f"{name},{password}")
