@@ -130,10 +130,22 @@ def give_trainer_role(session: Any) -> None:
         session.add(SqlUserRoleAssignment(user_id=user.id, role_id=role.id))
 
 
+def make_whole(session: Any, name: str) -> None:
+    """Let the stack's administrator be one again, and log in, whatever was done to it on MLflow's page."""
+    from mlflow.server.auth.db.models import SqlUser
+
+    user = session.query(SqlUser).filter_by(username=name).one()
+    user.is_admin = True
+    for assignment in list(user.user_role_assignments):
+        if assignment.role.name == roles.DISABLED or assignment.role.name.startswith(roles.EXPIRES):
+            session.delete(assignment)
+
+
 def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
     """Make the stack's roles, and its own accounts, once, or give these the passwords in the secret files.
 
-    Where there is an administrator, a missing account was removed by somebody: it doesn't come back by itself.
+    With the passwords, `admin` gets its rights back: so an operator who is shut out comes in again. Where there is an
+    administrator, a missing account was removed by somebody: it doesn't come back by itself.
     """
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
@@ -149,9 +161,12 @@ def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
                 store.create_user(name, password, is_admin=is_admin)
             elif reset_passwords:
                 store.update_user(name, password=password)
-                continue
-            if name == "trainer":
-                with store.ManagedSessionMaker(read_only=False) as session:
+                if not is_admin:
+                    continue  # whatever roles it has by now are an operator's choice
+            with store.ManagedSessionMaker(read_only=False) as session:
+                if is_admin:
+                    make_whole(session, name)
+                else:
                     give_trainer_role(session)
 
 

@@ -222,7 +222,7 @@ def test_what_the_gateway_says_becomes_one_line(ask_server: Callable[..., BaseEx
     for raised, words in (
         (refusal, r"MLflow refuses it: no\nsuch \x1b[2Jthing"),
         (ask_server(500), "HTTP 500"),
-        (ask_server(401), "./stack secrets set admin_password"),
+        (ask_server(401), "./stack secrets rotate admin_password"),
         (ask_server(403, {"message": "Permission denied"}), "admin may not do this"),
         (ask_server(429, {}, {"Retry-After": "17"}), "try again in 17 s"),
         (ask_server(503, {"message": "x"}), "the server is starting or its database is away"),

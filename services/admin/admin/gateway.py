@@ -37,8 +37,8 @@ def is_alive(settings: Settings) -> bool:
 def describe_refused_login(settings: Settings) -> str:
     """Return what to do when the password in our file is no longer the account's."""
     return (
-        f"the login of {settings.username} is refused: its password was changed in MLflow: "
-        "./stack secrets set admin_password makes a new one known to both"
+        f"the login of {settings.username} is refused: its password was changed in MLflow, or it was disabled: "
+        "./stack secrets rotate admin_password makes a new one known to both, and lets it in again"
     )
 
 
@@ -86,8 +86,8 @@ class Api:
             return content
         if answer.status_code == requests.codes.forbidden:
             raise FaultError(
-                f"{self.settings.username} may not do this: if it is no administrator any more, another one can make "
-                "it one on MLflow's page /admin"
+                f"{self.settings.username} may not do this: if it is no administrator any more, "
+                "./stack secrets rotate admin_password makes it one again"
             )
         raise RejectedError(
             str(content.get("error_code", "")), str(content.get("message", f"HTTP {answer.status_code}"))

@@ -50,4 +50,4 @@ def read_since(text: str, now: datetime | None = None) -> datetime:
 
 def write(moment: datetime) -> str:
     """Return a moment as it is shown, which is also a form that is read."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -36,7 +36,7 @@ TEAM = (*PERMISSIONS, ADMIN)
 
 def expiry_role(moment: datetime) -> str:
     """Return the name of the role that ends a login at this moment (whole seconds, UTC)."""
-    return f"{EXPIRES}{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    return EXPIRES + moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def find_expiry(names: Iterable[str]) -> datetime | None:
