@@ -133,8 +133,8 @@ def forget_in_mlflow(name: str) -> None:
 
 
 def be_nice() -> None:
-    """Let the calling thread run only when nobody else wants to (Linux: nice values are a thread's own)."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    """Let other threads go first (on Linux nice values are a thread's own)."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 @dataclass
