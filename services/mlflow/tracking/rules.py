@@ -1,9 +1,8 @@
 """What MLflow's permissions can't say, asked after MLflow has allowed a request.
 
 MLflow lets every user create experiments and models, makes the creator of a model its manager, and takes EDIT for
-enough to move any alias. Here creating needs a role that may edit all, Production is a promoter's, and the last administrator
-stays. Everything else is MLflow's decision alone. One table of rules per kind of route; a rule raises what the client
-is told.
+enough to move any alias. Here creating needs a role that may edit all, Production is a promoter's, and the last
+administrator stays. Everything else is MLflow's decision alone. A rule raises what the client is told.
 """
 
 from __future__ import annotations
