@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 
 from bench import client, effort, gateway, guesses, load, settings, stacks
 from bench.latency import Sample
-from bench.report import Report, Server
+from bench.report import Machine, Report, Server
 
 OK = 200
 
@@ -67,20 +68,22 @@ def measure_stock(servers: stacks.Servers, chosen: effort.Effort, scratch: Path)
 
 
 def measure_all(chosen: effort.Effort, place: settings.Settings) -> Report:
-    """Start everything, measure everything. Raises LoadError, TemplateError."""
+    """Start everything, measure everything. Raises LoadError, TemplateError, GuessError."""
+    machine = Machine(os.cpu_count() or 1, os.getloadavg()[0])
     servers = stacks.prepare(place)
     say("Starting this stack")
     servers.start()
     say("Measuring it beside its twin without a login")
     twins = measure_twins(servers, chosen, place.scratch)
     say(f"Measuring it while {guesses.PER_SECOND} wrong logins a second arrive")
-    known = guesses.make_users(servers, chosen.users)
-    flood = guesses.measure_flood(place, servers, chosen, known)
+    names = guesses.make_users(servers, chosen.users + guesses.FLOODED)
+    flooded, timed = names[: guesses.FLOODED], names[guesses.FLOODED :]
+    flood = guesses.measure_flood(place, servers, chosen, flooded)
     say("Timing wrong passwords and unknown users")
-    timing = guesses.measure_timing(place, servers, chosen, known)
+    timing = guesses.measure_timing(place, servers, chosen, timed)
     say("Measuring stock MLflow")
     stock = measure_stock(servers, chosen, place.scratch)
-    return Report([*twins, *stock], flood, timing)
+    return Report(machine, [*twins, *stock], flood, timing)
 
 
 def main(
@@ -94,7 +97,7 @@ def main(
     place = settings.load()
     try:
         report = measure_all(chosen, place)
-    except (load.LoadError, gateway.TemplateError) as error:
+    except (load.LoadError, gateway.TemplateError, guesses.GuessError) as error:
         sys.exit(f"bench: {error}")
     print(report.to_text())
     (place.scratch / "figures.json").write_text(json.dumps(report.to_data(), indent=2, ensure_ascii=False) + "\n")

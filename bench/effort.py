@@ -17,7 +17,7 @@ class Effort:
         stock_load_seconds: how long eight clients ask a stock server, which takes seconds for each answer.
         guess_seconds: how long wrong logins arrive.
         guesses: how many of each kind are timed.
-        users: how many accounts the guesses are spread over.
+        users: how many accounts those guesses are spread over: few for each, so that no throttle answers.
     """
 
     rounds: int
@@ -58,5 +58,5 @@ FULL = Effort(
     stock_load_seconds=60,
     guess_seconds=10,
     guesses=1000,
-    users=100,
+    users=200,
 )

@@ -26,6 +26,13 @@ PER_SECOND = 200
 CHECKOUT = Path(__file__).parents[1]
 
 
+FLOODED = 10  # accounts that the flood is about; others are timed, since a throttle may remember it
+
+
+class GuessError(Exception):
+    """The guesses were not answered in a way that tells anything."""
+
+
 @dataclass(frozen=True)
 class Flood:
     """One logged-in client without and with guesses beside it, and what the guesses were answered."""
@@ -76,7 +83,7 @@ def make_users(servers: Servers, count: int) -> list[str]:
 
 @contextmanager
 def run_guesser(settings: Settings, servers: Servers, verb: str, **order: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run bench/guesser.py in the stack's network; it has begun when this returns."""
+    """Run bench/guesser.py in the stack's network; it has begun when this returns. Raises GuessError."""
     command = ["docker", "run", "--rm", "--interactive", "--name", f"{settings.name}-guesser"]
     # With the stack's label it is removed with it, should the bench be interrupted.
     command += ["--label", f"com.docker.compose.project={servers.deployment.name}"]
@@ -89,14 +96,17 @@ def run_guesser(settings: Settings, servers: Servers, verb: str, **order: Any) -
         process.stdin.write(json.dumps(order) + "\n")
         process.stdin.flush()
         if process.stdout.readline().strip() != guesser.STARTED:
-            raise RuntimeError(f"bench.guesser {verb} did not start, see above")
+            raise GuessError(f"bench.guesser {verb} did not start, see above")
         yield process
 
 
 def read_result(process: subprocess.Popen[str]) -> dict[str, Any]:
-    """Return what the guesser found, when it is done."""
+    """Return what the guesser found, when it is done. Raises GuessError."""
     assert process.stdout is not None
-    result: dict[str, Any] = json.loads(process.stdout.readline())
+    line = process.stdout.readline()
+    if not line:
+        raise GuessError("bench.guesser ended without a result, see above")
+    result: dict[str, Any] = json.loads(line)
     return result
 
 
@@ -119,6 +129,12 @@ def measure_flood(settings: Settings, servers: Servers, effort: Effort, known: l
     )
 
 
+def count(statuses: dict[str, int]) -> str:
+    """Return "401: 12, 429: 3"."""
+    names = {"0": "no answer"}
+    return ", ".join(f"{names.get(status, status)}: {number}" for status, number in sorted(statuses.items())) or "never"
+
+
 def count_refused(sample: Sample) -> dict[str, int]:
     """Return how often the logged-in client was not served, by status."""
     return {str(status): count for status, count in sample.statuses.items() if status != requests.codes.ok}
@@ -132,7 +148,9 @@ def measure_timing(settings: Settings, servers: Servers, effort: Effort, known: 
 
 
 def compare(known: list[float], unknown: list[float], statuses: dict[str, int]) -> Timing:
-    """Return how far apart two sets of times are."""
+    """Return how far apart two sets of times are. Raises GuessError."""
+    if not known or not unknown:
+        raise GuessError(f"too few wrong logins were answered with 401, so that none can be timed: {count(statuses)}")
     return Timing(
         known=statistics.median(known),
         unknown=statistics.median(unknown),

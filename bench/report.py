@@ -6,8 +6,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bench.guesses import Flood, Timing
+from bench.guesses import Flood, Timing, count
 from bench.latency import Summary
+
+SMALL = 0.005  # two decimals show nothing of it
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the figures are from: a busy machine's mean little."""
+
+    cores: int
+    load: float
+
+    def describe(self) -> str:
+        """Return the line below the tables."""
+        text = f"{self.cores} cores, load {self.load:.1f} when the bench began"
+        return text if self.load < self.cores / 4 else f"{text}: NOT QUIET, the figures are too high and uneven"
 
 
 @dataclass(frozen=True)
@@ -41,18 +56,16 @@ class Comparison:
     def to_row(self) -> list[str]:
         """Return the cells of the table."""
         goal = f"{self.sign} {self.goal:g} {self.unit}" if self.sign else ""
-        return [
-            self.title,
-            f"{self.value:.2f} {self.unit}",
-            goal,
-            {True: "yes", False: "NO", None: ""}[self.is_reached],
-        ]
+        value = f"{self.value:.2f}" if abs(self.value) >= SMALL else f"{self.value:.1g}"
+        reached = {True: "yes", False: "NO", None: ""}[self.is_reached]
+        return [self.title, f"{value} {self.unit}".rstrip(), goal.rstrip(), reached]
 
 
 @dataclass(frozen=True)
 class Report:
     """All that one run found. The servers are: login, open, stock_login, stock_open."""
 
+    machine: Machine
     servers: Sequence[Server]
     flood: Flood
     timing: Timing
@@ -112,6 +125,7 @@ class Report:
                 + f"\nthe logged-in client was refused: {count(flood.refused)}",
                 describe(timing),
                 render(["comparison", "seen", "goal", "reached"], [c.to_row() for c in self.compare()]),
+                self.machine.describe(),
             ]
         )
 
@@ -135,12 +149,6 @@ def describe(timing: Timing) -> str:
         f" unknown user: {timing.unknown:.2f} ms of {timing.count[1]};"
         f" Kolmogorov-Smirnov {timing.distance:.3f}\nanswered: {count(timing.statuses)}"
     )
-
-
-def count(statuses: dict[str, int]) -> str:
-    """Return "401: 12, 429: 3"."""
-    names = {"0": "no answer"}
-    return ", ".join(f"{names.get(s, s)}: {n}" for s, n in sorted(statuses.items())) or "never"
 
 
 def render(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

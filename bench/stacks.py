@@ -38,8 +38,8 @@ class Servers:
         self.wait(self.url)
 
     def restart(self) -> None:
-        """Restart the server, so that it remembers no login and no guess."""
-        self.deployment.compose("restart", "mlflow")
+        """Restart server and gateway, so that they remember no login and no guess."""
+        self.deployment.compose("restart", "mlflow", "nginx")
         self.wait(self.url)
 
     def start_others(self, *services: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from bench import gateway, guesser, guesses
 from bench.latency import Sample, Summary, find_percentile
-from bench.report import Comparison, Report, Server, render
+from bench.report import Comparison, Machine, Report, Server, render
 
 TEMPLATE = (Path(__file__).parents[2] / "nginx/conf/nginx.conf.template").read_text()
 
@@ -47,7 +47,9 @@ def make_report() -> Report:
     flood = guesses.Flood(
         servers[0].one, Summary(9.0, 40.0, 90.0, 90), {"503": 2}, {"401": 30, "429": 1970, "0": 1}, 2001, 10.0
     )
-    return Report(servers, flood, guesses.Timing(100.0, 5.0, 1e-9, 1.0, (40, 39), {"401": 79, "429": 1}))
+    return Report(
+        Machine(2, 0.1), servers, flood, guesses.Timing(100.0, 5.0, 1e-9, 1.0, (40, 39), {"401": 79, "429": 1})
+    )
 
 
 def test_the_ratios_are_of_the_right_servers() -> None:
@@ -76,6 +78,21 @@ def test_the_tables_have_every_server_and_every_comparison() -> None:
     assert any(line.split()[-6:] == ["4.00", "x", "≤", "3", "x", "NO"] for line in text.splitlines())
     assert report.to_data()["comparisons"][0]["is_reached"] is True
     assert report.to_data()["servers"][2]["one"]["p50"] == 250.0
+
+
+def test_a_busy_machine_is_named() -> None:
+    assert "NOT QUIET" not in Machine(2, 0.4).describe()
+    assert "2 cores, load 0.5 when the bench began: NOT QUIET" in Machine(2, 0.5).describe()
+
+
+def test_small_numbers_are_shown() -> None:
+    assert Comparison("", "p", 1e-9, "").to_row() == ["p", "1e-09", "", ""]
+    assert Comparison("", "p", 0.5, "", "≥", 0.01).to_row() == ["p", "0.50", "≥ 0.01", "yes"]
+
+
+def test_guesses_that_were_all_throttled_are_no_measurement() -> None:
+    with pytest.raises(guesses.GuessError, match=r"can be timed: 401: 1, 429: 4"):
+        guesses.compare([], [1.0], {"429": 4, "401": 1})
 
 
 def test_a_goal_is_reached_at_its_bound() -> None:
