@@ -36,7 +36,7 @@ async def respond(send: Send, status: int, body: object = None, headers: dict[st
 async def drain(receive: Receive) -> None:
     """Read the request's body before it is refused, unless it is large.
 
-    The gateway passes a body on while it comes; it ends the client's connection after an answer that came before the end.
+    The gateway passes a body on while it comes, and ends the connection of a client whose answer came before its end.
     """
     size, more = 0, True
     while more and size < MAX_DRAINED:
