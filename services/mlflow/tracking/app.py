@@ -65,5 +65,5 @@ def create_app() -> ASGIApp:
     from mlflow.server.auth import create_app as create_mlflow_app
 
     chosen = settings.load()
-    artifacts.register(chosen.public_url)
+    artifacts.register(chosen.tls)
     return StackApp(create_mlflow_app(), chosen)
