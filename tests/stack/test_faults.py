@@ -88,7 +88,7 @@ def test_more_workers_need_more_memory(other: Deployment) -> None:
 
 
 def test_an_address_of_another_machine_is_named_before_anything_is_made(other: Deployment) -> None:
-    set_settings(other, STACK_BIND="203.0.113.77")  # an address for documentation, RFC 5737
+    set_settings(other, STACK_TLS="self-signed", STACK_BIND="203.0.113.77")  # an address for documentation, RFC 5737
     result = other.run("up")
     assert result.returncode == 1
     assert_one_line(result.stderr, "STACK_BIND is '203.0.113.77'", "127.0.0.1")
