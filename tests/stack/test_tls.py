@@ -289,9 +289,26 @@ def test_plain_compose_refuses_an_open_address_without_tls(files: Deployment) ->
 
 def test_testssl_finds_nothing_grave(files: Deployment, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    command = ["testssl", "--quiet", "--color", "0", "--warnings", "batch", "--jsonfile", str(report)]
-    command += ["--add-ca", str(files.authority), "--protocols", "--server-preference", "--server-defaults"]
-    command += ["--forward-secrecy", "--headers", "--vulnerable", f"127.0.0.1:{files.port}"]
+    command = ["testssl", "--quiet", "--color", "0", "--warnings", "batch", "--nodns", "none"]
+    command += [
+        "--jsonfile",
+        str(report),
+        "--add-ca",
+        str(files.authority),
+        "--protocols",
+        "--std",
+        "--server-defaults",
+    ]
+    command += [
+        "--headers",
+        "--heartbleed",
+        "--ccs-injection",
+        "--ticketbleed",
+        "--robot",
+        "--renegotiation",
+        "--crime",
+    ]
+    command += ["--breach", f"127.0.0.1:{files.port}"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     findings = json.loads(report.read_text())
     assert len(findings) > 40, result.stdout
@@ -330,7 +347,7 @@ def read_address(deployment: Deployment, request_id: str) -> str:
 
     def is_logged() -> bool:
         lines = [line for line in deployment.logs("nginx").splitlines() if request_id in line]
-        found.extend(json.loads(line)["address"] for line in lines)
+        found.extend(json.loads(line[line.index("{") :])["address"] for line in lines)
         return bool(found)
 
     wait_until(is_logged, "the request is in the log")
