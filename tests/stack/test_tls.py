@@ -60,7 +60,13 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def tls(make_deployment: Callable[..., Deployment]) -> Deployment:
-    return make_deployment("tls", STACK_TLS="files", STACK_TLS_CERT="tls/a.pem", STACK_TLS_KEY="./tls/a.key")
+    return make_deployment(
+        "tls",
+        STACK_TLS="files",
+        STACK_TLS_CERT="tls/a.pem",
+        STACK_TLS_KEY="./tls/a.key",
+        STACK_PUBLIC_URL=f"https://{PUBLIC}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +115,8 @@ def ask_plain(deployment: Deployment, method: str, host: str) -> requests.Respon
 
 
 # ----------------------------------------------------------------------------------------------------------- files
-def test_env_names_the_https_url(files: Deployment, admin: Login) -> None:
-    assert files.login()["MLFLOW_TRACKING_URI"] == files.url
+def test_env_names_the_public_url(files: Deployment, admin: Login) -> None:
+    assert files.login()["MLFLOW_TRACKING_URI"] == f"https://{PUBLIC}"
     assert files.ask(PROBE, admin).status_code == 200
 
 
@@ -329,7 +335,6 @@ def upstream(files: Deployment) -> Deployment:
         STACK_TLS="upstream",
         STACK_TLS_CERT="/dev/null",
         STACK_TLS_KEY="/dev/null",
-        STACK_PUBLIC_URL=f"https://{PUBLIC}",
         STACK_TRUSTED_PROXIES=f"192.0.2.1,{proxy}",
     )
     files.compose("up", "--detach", "--no-build", "--no-deps", "--wait", "nginx")
@@ -365,9 +370,6 @@ def test_the_named_proxy_is_believed(upstream: Deployment, admin: Login) -> None
 
 
 def test_signed_urls_origins_and_hsts_follow_from_the_public_url(upstream: Deployment, admin: Login) -> None:
-    # The server restarts only when it has to know the new name.
-    upstream.compose("up", "--detach", "--no-build", "--no-deps", "mlflow")
-    wait_until(lambda: upstream.is_served(admin), "the server is up", 90)
     headers = {**FORWARDED, "Host": PUBLIC}
     answer = upstream.ask(SIGNED, admin, headers=headers)
     assert answer.json()["url"].startswith(f"https://{PUBLIC}/mlflow-artifacts/0/run/artifacts/x.txt?")
@@ -439,6 +441,7 @@ def test_four_variables_are_all_that_a_stock_client_needs(own: Deployment) -> No
     assert sorted(variables) == [
         f"MLFLOW_TRACKING_{name}" for name in ("PASSWORD", "SERVER_CERT_PATH", "URI", "USERNAME")
     ]
+    assert variables["MLFLOW_TRACKING_URI"] == own.url
     assert variables["MLFLOW_TRACKING_SERVER_CERT_PATH"] == str(own.authority)
     result = run_client(CLIENT, **variables)
     assert result.returncode == 0, result.stderr
