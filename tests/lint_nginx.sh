@@ -1,11 +1,21 @@
 #!/bin/sh
-# The gateway's configuration, rendered as nginx/gateway does it, before gixy's eyes: it finds what `nginx -t` lets pass.
+# The gateway's configurations, rendered as nginx/gateway does it, before gixy's eyes: it finds what `nginx -t` lets pass.
 set -eu
-config=$(mktemp)
-STACK_BUCKET=mlflow-artifacts STACK_S3_ADDRESS=objectstore:9000
-export STACK_BUCKET STACK_S3_ADDRESS
-sed -e "s/\${STACK_BUCKET}/$STACK_BUCKET/g" -e "s/\${STACK_S3_ADDRESS}/$STACK_S3_ADDRESS/g" nginx/conf/nginx.conf.template >"$config"
-# host_spoofing: the Host goes on as it came, since signed URLs are signed with it; MLflow checks it against its own list.
-gixy --disable-includes --skips host_spoofing "$config"
-crossplane parse --ignore=include "$config" >/dev/null
-rm -f "$config"
+folder=$(mktemp -d)
+STACK_BUCKET=mlflow-artifacts STACK_S3_ADDRESS=objectstore:9000 STACK_NGINX_CONF=nginx/conf
+STACK_BIND=127.0.0.1 STACK_PUBLIC_URL=https://mlflow.example.org
+export STACK_BUCKET STACK_S3_ADDRESS STACK_NGINX_CONF STACK_BIND STACK_PUBLIC_URL
+for tls in off upstream; do
+    proxies=
+    [ "$tls" = off ] || proxies=10.1.2.3,10.2.0.0/16,fd00::/8
+    STACK_TLS=$tls STACK_TRUSTED_PROXIES=$proxies nginx/gateway render "$folder/$tls"
+done
+# With TLS: the certificate is not there, and neither tool reads it.
+cp -r "$folder/off" "$folder/tls"
+cp nginx/conf/listen-tls.conf "$folder/tls/listen.conf"
+for tls in off upstream tls; do
+    # host_spoofing: the Host goes on as it came, since signed URLs are signed with it; it was checked before.
+    gixy --skips host_spoofing "$folder/$tls/nginx.conf"
+    crossplane parse "$folder/$tls/nginx.conf" >/dev/null
+done
+rm -rf "$folder"

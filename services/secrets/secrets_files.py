@@ -6,6 +6,7 @@ written at every start, readable by the consumer's user alone, so that a lost co
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import pwd
@@ -15,12 +16,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
+import certificates
 import typer
 from cryptography.fernet import Fernet
 
 ROOT = Path("/secrets")
 MASTER = ROOT / "master"
+# The operator's certificate and key, mounted here (STACK_TLS=files).
+OPERATOR = ROOT / "operator"
 MIN_LENGTH = 20
 MIN_DISTINCT = 8
 # Values that manuals and other stacks ship: whoever brings a secret of their own may not bring one of these.
@@ -166,9 +171,35 @@ def read_masters() -> dict[str, str]:
     return values
 
 
-def hand_out() -> None:
-    """Write every consumer's files from the master copies."""
-    for consumer, files in render_files(read_masters()).items():
+def prepare_certificate() -> dict[str, str]:
+    """Return the gateway's files: certificate and key, and the authority's certificate if it is our own."""
+    mode, now = os.environ["STACK_TLS"], dt.datetime.now(dt.UTC)
+    public_host = urlsplit(os.environ["STACK_PUBLIC_URL"]).hostname or ""
+    if mode == "files":
+        shown = os.environ["STACK_TLS_CERT"], os.environ["STACK_TLS_KEY"]
+        try:
+            return {
+                "tls.pem": certificates.read_pair(OPERATOR / "cert.pem", OPERATOR / "key.pem", shown, public_host, now)
+            }
+        except certificates.CertificateError as error:
+            sys.exit("\n".join(f"secrets: {line}" for line in str(error).splitlines()))
+    if mode == "self-signed":
+        if not (MASTER / "authority.pem").exists():
+            write_file(MASTER / "authority.pem", certificates.make_authority(now), "root")
+        authority = (MASTER / "authority.pem").read_text()
+        names = certificates.find_names(os.environ["STACK_BIND"], public_host)
+        former = ROOT / "nginx" / "tls.pem"
+        leaf = former.read_text() if former.exists() else ""
+        if not certificates.is_fit(leaf, authority, names, now):
+            leaf = certificates.make_leaf(authority, names, now)
+        own = certificates.render_certificate(certificates.read_authority(authority)[0])
+        return {"tls.pem": leaf, "ca.pem": own}
+    return {}
+
+
+def hand_out(files_by_consumer: dict[str, dict[str, str]]) -> None:
+    """Write consumers' files, each readable by its consumer only."""
+    for consumer, files in files_by_consumer.items():
         folder = ROOT / consumer
         user = pwd.getpwnam(consumer)
         os.chown(folder, user.pw_uid, user.pw_gid)
@@ -190,7 +221,13 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 @app.command()
 def generate() -> None:
     """Generate what is missing and hand every consumer its files."""
-    hand_out()
+    hand_out({**render_files(read_masters()), "nginx": prepare_certificate()})
+
+
+@app.command()
+def certificate() -> None:
+    """Check the certificate's files, or renew the stack's own, and hand them to the gateway."""
+    hand_out({"nginx": prepare_certificate()})
 
 
 @app.command()
@@ -203,7 +240,7 @@ def rotate(names: Annotated[list[str] | None, typer.Argument(help="default: all 
         sys.exit("\n".join(refused))
     for name in chosen:
         write_file(MASTER / name, GENERATORS[name](), "root")
-    hand_out()
+    hand_out(render_files(read_masters()))
 
 
 @app.command("set")
@@ -213,7 +250,7 @@ def set_secret(name: Annotated[str, typer.Argument(callback=check_name)]) -> Non
     if fault := find_fault(value):
         sys.exit(f"secrets: {name} {fault}: nothing was changed")
     write_file(MASTER / name, value, "root")
-    hand_out()
+    hand_out(render_files(read_masters()))
 
 
 if __name__ == "__main__":

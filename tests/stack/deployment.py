@@ -53,10 +53,12 @@ class Deployment:
     port: int = field(default_factory=find_free_port)
     environment: dict[str, str] = field(default_factory=dict)
     known_login: dict[str, str] = field(default_factory=dict)
+    scheme: str = "http"
+    authority: Path | None = None  # certificate of the authority that a client is to know
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def prepare(self, **settings: str) -> None:
         """Copy the checkout and write its .env."""
@@ -126,7 +128,8 @@ class Deployment:
 
     def ask(self, path: str, login: tuple[str, str] | None, method: str = "GET", **options: Any) -> requests.Response:
         """Send one request to the gateway."""
-        return requests.request(method, self.url + path, auth=login, timeout=30, **options)
+        verify = str(self.authority) if self.authority else True
+        return requests.request(method, self.url + path, auth=login, timeout=30, verify=verify, **options)
 
     def destroy(self) -> None:
         if (self.root / ".env").exists():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from selenium import webdriver
@@ -124,11 +127,14 @@ def walk(browser: webdriver.Chrome, stack: Deployment, experiment: str, run: str
     see(browser, MODEL, "Version 1", "Version 2", "production")
 
 
-def find_failed_loads(browser: webdriver.Chrome) -> list[str]:
+def find_failed_loads(messages: list[str]) -> list[str]:
     """Return what didn't load: that the gateway could have broken. Notices of MLflow's scripts are not ours."""
-    messages = [entry["message"] for entry in browser.get_log("browser")]
     # The icon is asked for by the page of the login, which is no page of MLflow's.
-    return [text for text in messages if "Failed to load resource" in text and "/favicon.ico" not in text]
+    return [
+        text
+        for text in messages
+        if ("Failed to load resource" in text and "/favicon.ico" not in text) or "Content Security Policy" in text
+    ]
 
 
 def test_the_browser_shows_runs_comparison_artifacts_and_registry(
@@ -146,10 +152,184 @@ def test_the_browser_shows_runs_comparison_artifacts_and_registry(
             walk(browser, stack, experiment, run, query)
         except TimeoutException as error:
             failure = error
-        failed = find_failed_loads(browser)
+        messages = [entry["message"] for entry in browser.get_log("browser")]
+        failed = find_failed_loads(messages)
         # Chromium drops requests when the machine's networks change, as they do while other tests start a stack.
         if not any("ERR_NETWORK_CHANGED" in text for text in failed):
             break
     assert failed == []
     if failure:
         raise failure
+
+
+# What a script of somebody else's tries: to read, and to change by each way that a browser has. `found` tells the test.
+ATTACK = """
+const base = "%(base)s", found = {};
+const body = name => JSON.stringify({name: "%(mark)s " + name});
+const json = {"Content-Type": "application/json"};
+const attempts = {
+    read: () => fetch(base + "/ajax-api/2.0/mlflow/experiments/search?max_results=9", {credentials: "include"})
+        .then(answer => answer.text()),
+    change: () => fetch(base + "/ajax-api/2.0/mlflow/experiments/create",
+        {method: "POST", credentials: "include", headers: json, body: body("change")}).then(answer => answer.text()),
+    simple: () => fetch(base + "/ajax-api/2.0/mlflow/experiments/create",
+        {method: "POST", mode: "no-cors", credentials: "include", body: body("simple")}).then(answer => answer.text()),
+    graphql: () => fetch(base + "/graphql", {method: "POST", mode: "no-cors", credentials: "include",
+        body: "{}"}).then(answer => answer.text()),
+};
+Promise.all(Object.entries(attempts).map(([name, attempt]) =>
+    attempt().then(text => { found[name] = text; }, error => { found[name] = "failed"; })
+)).then(() => { found.origin = window.origin; document.title = "tried"; document.body.id = "tried";
+    document.body.textContent = JSON.stringify(found); });
+"""
+
+
+# Another port of the same host is of the same site to a browser, and MLflow by itself lets both in.
+@pytest.fixture(params=["localhost", "127.0.0.1"])
+def foreign_page(stack: Deployment, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a page of another origin, whose script attacks the stack."""
+    script = ATTACK % {"base": stack.url, "mark": "foreign"}
+    page = f"<html><body><iframe src='{stack.url}/'></iframe><script>{script}</script></body></html>".encode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{request.param}:{server.server_port}/"
+        server.shutdown()
+
+
+def wait_for_attack(browser: webdriver.Chrome) -> dict[str, str]:
+    """Return what the script found."""
+    WebDriverWait(browser, WAIT_SECONDS).until(lambda driver: driver.find_elements(By.ID, "tried"), "no end of it")
+    found: dict[str, str] = json.loads(browser.find_element(By.TAG_NAME, "body").text)
+    return found
+
+
+def names_with(client: MlflowClient, mark: str) -> list[str]:
+    return [each.name for each in client.search_experiments() if each.name.startswith(mark)]
+
+
+def test_a_foreign_page_can_neither_read_nor_change_with_a_logged_in_browser(
+    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient, foreign_page: str
+) -> None:
+    log_in(browser, stack, admin)
+    see(browser, "admin")
+    # The same script in a page of ours reads and changes: what it tries is possible.
+    mark = f"own {foreign_page}"
+    own = ATTACK % {"base": stack.url, "mark": mark}
+    browser.execute_script(own)
+    found = wait_for_attack(browser)
+    assert "Default" in found["read"]
+    assert names_with(client, mark) == [f"{mark} change"]  # MLflow itself wants JSON to be called so
+    browser.get(foreign_page)
+    found = wait_for_attack(browser)
+    assert (found["read"], found["change"]) == ("failed", "failed")
+    assert (found["simple"], found["graphql"]) == ("failed", "failed")
+    assert names_with(client, "foreign") == []
+    refused = [line for line in stack.logs("nginx").splitlines() if '"status":403' in line and "ajax-api" in line]
+    if "127.0.0.1" in foreign_page:  # the browser did send the login: that nothing came of it is the gateway's doing
+        refused = [line for line in refused if '"user":"admin"' in line]
+    assert any("experiments/search" in line for line in refused), refused
+    assert any("experiments/create" in line for line in refused), refused
+    WebDriverWait(browser, WAIT_SECONDS).until(
+        lambda driver: any("frame-ancestors" in entry["message"] for entry in driver.get_log("browser")),
+        "the browser doesn't say that it refuses to frame our page",
+    )
+
+
+def log_page(text: str, name: str) -> str:
+    """Log an artifact to a new run of the default experiment. Returns the run's id."""
+    with mlflow.start_run(experiment_id="0") as run:
+        mlflow.log_text(text, name)
+    identifier: str = run.info.run_id
+    return identifier
+
+
+SIGN = """
+import boto3, os
+from botocore.config import Config
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = "/run/secrets/aws_credentials"
+config = Config(signature_version="s3v4", s3={{"addressing_style": "path"}})
+s3 = boto3.client("s3", endpoint_url="{base}", region_name="us-east-1", config=config)
+print(s3.generate_presigned_url("get_object", Params={{"Bucket": os.environ["STACK_BUCKET"], "Key": "{key}"}}))
+"""
+
+
+@pytest.mark.parametrize("kind", ["html", "svg"])
+def test_an_uploaded_page_opened_by_its_address_runs_no_script(
+    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient, kind: str
+) -> None:
+    script = "document.documentElement.setAttribute('ran', window.origin)"
+    page = {
+        "html": f"<html><body><p>uploaded</p><script>{script}</script></body></html>",
+        "svg": f'<svg xmlns="http://www.w3.org/2000/svg"><text y="20">uploaded</text><script>{script}</script></svg>',
+    }[kind]
+    run = log_page(page, f"page.{kind}")
+    log_in(browser, stack, admin)
+    path = f"0/{run}/artifacts/page.{kind}"
+    # MLflow signs URLs that offer a download. This one doesn't.
+    signed = stack.compose("exec", "-T", "mlflow", "python", "-c", SIGN.format(base=stack.url, key=path)).strip()
+    browser.get(signed)
+    assert "uploaded" in browser.page_source
+    assert browser.find_element(By.CSS_SELECTOR, ":root").get_attribute("ran") is None
+    browser.get("about:blank")
+    signed_for_download = stack.ask(f"/api/2.0/mlflow-artifacts/presigned/{path}", admin).json()["url"]
+    for address in (
+        f"/get-artifact?run_uuid={run}&path=page.{kind}",
+        f"/api/2.0/mlflow-artifacts/artifacts/{path}",
+        f"/ajax-api/2.0/mlflow-artifacts/artifacts/{path}",
+        signed_for_download.removeprefix(stack.url),
+    ):
+        answer = stack.ask(address, admin)
+        assert answer.content.decode() == page, address
+        assert answer.headers["Content-Security-Policy"].startswith("sandbox;"), address
+        assert answer.headers["Content-Disposition"].startswith("attachment"), address
+        browser.get(stack.url + address)
+        assert "uploaded" not in browser.page_source  # offered as a download
+
+
+def test_the_pages_show_an_uploaded_page_in_a_frame_without_our_origin(
+    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient
+) -> None:
+    """Charts are such pages: their inline scripts run, where they reach nothing of ours."""
+    attack = ATTACK % {"base": stack.url, "mark": "framed"}
+    run = log_page(f"<html><body><script>{attack}</script></body></html>", "chart.html")
+    log_in(browser, stack, admin)
+    open_page(browser, stack, f"/experiments/0/runs/{run}/artifacts/chart.html")
+    browser.refresh()
+    WebDriverWait(browser, WAIT_SECONDS).until(
+        expected_conditions.frame_to_be_available_and_switch_to_it((By.CSS_SELECTOR, "iframe.mlflow-html-iframe"))
+    )
+    found = wait_for_attack(browser)
+    assert found["origin"] == "null"
+    assert (found["read"], found["change"]) == ("failed", "failed")
+    assert names_with(client, "framed") == []
+
+
+def test_an_uploaded_picture_with_a_script_is_shown_as_a_picture(
+    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient
+) -> None:
+    picture = (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="480"><rect width="640" height="480"/>'
+        "<script>document.title = 'ran'</script></svg>"
+    )
+    run = log_page(picture, "picture.svg")
+    log_in(browser, stack, admin)
+    open_page(browser, stack, f"/experiments/0/runs/{run}/artifacts/picture.svg")
+    browser.refresh()
+    WebDriverWait(browser, WAIT_SECONDS).until(
+        lambda driver: driver.execute_script(
+            "return [...document.images].some(i => i.complete && i.naturalWidth === 640)"
+        ),
+        "the picture is not shown",
+    )
+    assert browser.title != "ran"

@@ -87,8 +87,41 @@ def test_more_workers_need_more_memory(other: Deployment) -> None:
     assert_one_line(result.stderr, "STACK_MLFLOW_MEMORY is '1g'", "16 workers", "1792m")
 
 
+UPSTREAM = {"STACK_TLS": "upstream", "STACK_PUBLIC_URL": "https://mlflow.example.org"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        ({"STACK_BIND": "0.0.0.0"}, ("STACK_BIND is '0.0.0.0'", "STACK_TLS is 'off'")),
+        ({"STACK_BIND": "192.0.2.7"}, ("STACK_BIND is '192.0.2.7'", "STACK_TLS is 'off'")),
+        ({"STACK_TLS": "maybe"}, ("STACK_TLS is 'maybe'", "self-signed, files or upstream")),
+        ({"STACK_TLS": "files", "STACK_TLS_CERT": "LICENSE", "STACK_TLS_KEY": "none"}, ("STACK_TLS_KEY is 'none'",)),
+        ({"STACK_TLS": "files", "STACK_TLS_CERT": "tests", "STACK_TLS_KEY": "LICENSE"}, ("STACK_TLS_CERT is 'tests'",)),
+        ({"STACK_TLS_CERT": "LICENSE"}, ("STACK_TLS_CERT is 'LICENSE'", "STACK_TLS=files")),
+        ({"STACK_TLS": "self-signed", "STACK_PUBLIC_URL": "http://x.example"}, ("'http://x.example'", "https://")),
+        ({**UPSTREAM}, ("STACK_TRUSTED_PROXIES is ''", "addresses")),
+        (
+            {**UPSTREAM, "STACK_TRUSTED_PROXIES": "10.0.0.1,proxy"},
+            ("STACK_TRUSTED_PROXIES is", "'proxy' is no address"),
+        ),
+        ({**UPSTREAM, "STACK_TRUSTED_PROXIES": "10.0.0.0/33"}, ("STACK_TRUSTED_PROXIES is", "'10.0.0.0/33' is no")),
+        ({**UPSTREAM, "STACK_TRUSTED_PROXIES": "fd00::/129"}, ("STACK_TRUSTED_PROXIES is", "'fd00::/129' is no")),
+        ({"STACK_TLS": "upstream", "STACK_TRUSTED_PROXIES": "10.0.0.1"}, ("STACK_PUBLIC_URL is ''", "upstream")),
+        ({"STACK_TRUSTED_PROXIES": "10.0.0.1"}, ("STACK_TRUSTED_PROXIES is '10.0.0.1'", "STACK_TLS is 'off'")),
+    ],
+)
+def test_tls_settings_that_do_not_fit_are_one_clear_line(
+    other: Deployment, settings: dict[str, str], parts: tuple[str, ...]
+) -> None:
+    set_settings(other, **settings)
+    result = other.run("up")
+    assert result.returncode == 1
+    assert_one_line(result.stderr, *parts)
+
+
 def test_an_address_of_another_machine_is_named_before_anything_is_made(other: Deployment) -> None:
-    set_settings(other, STACK_BIND="203.0.113.77")  # an address for documentation, RFC 5737
+    set_settings(other, STACK_TLS="self-signed", STACK_BIND="203.0.113.77")  # an address for documentation, RFC 5737
     result = other.run("up")
     assert result.returncode == 1
     assert_one_line(result.stderr, "STACK_BIND is '203.0.113.77'", "127.0.0.1")

@@ -144,19 +144,8 @@ def test_job_runners_run_when_the_operator_wants_them(plain: Deployment) -> None
 
     wait_until(lambda: runners() > 0, "job runners run")
     assert mlflow.__version__ in plain.ask("/version", login).text
-
-
-def test_a_signed_url_behind_a_proxy_that_ends_tls_is_the_public_one(plain: Deployment) -> None:
-    plain.environment |= {"STACK_PUBLIC_URL": "https://mlflow.example.org", "STACK_JOBS": "off"}
+    plain.environment |= {"STACK_JOBS": "off"}
     plain.compose("up", "--detach", "--no-build", "--no-deps", "mlflow")
-    login = plain.known_login["MLFLOW_TRACKING_USERNAME"], plain.known_login["MLFLOW_TRACKING_PASSWORD"]
-    wait_until(lambda: plain.is_served(login), "the server is up", 90)
-    api, path = "/api/2.0/mlflow-artifacts", "0/run/artifacts/x.txt"
-    assert plain.ask(f"{api}/artifacts/{path}", login, "PUT", data=b"x").ok
-    for host, base in ((None, plain.url), ("mlflow.example.org", "https://mlflow.example.org")):
-        answer = plain.ask(f"{api}/presigned/{path}", login, headers={"Host": host} if host else None)
-        assert answer.ok, answer.text
-        assert answer.json()["url"].startswith(f"{base}/mlflow-artifacts/{path}?")
 
 
 def test_a_removed_account_stays_removed_and_an_unfinished_store_is_finished(plain: Deployment) -> None:

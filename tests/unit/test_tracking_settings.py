@@ -14,6 +14,7 @@ GOOD = {
     "STACK_S3_ENDPOINT": "http://objectstore:9000",
     "STACK_BUCKET": "mlflow-artifacts",
     "STACK_BIND": "127.0.0.1",
+    "STACK_TLS": "off",
     "STACK_PUBLIC_URL": "",
     "STACK_WORKERS": "2",
     "STACK_JOBS": "off",
@@ -33,10 +34,17 @@ def test_good_settings_load(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(settings.SettingsError) as error:
-        load(monkeypatch, STACK_WORKERS="many", STACK_JOBS="perhaps", STACK_PUBLIC_URL="mlflow", STACK_BUCKET="")
+        load(
+            monkeypatch,
+            STACK_WORKERS="many",
+            STACK_JOBS="perhaps",
+            STACK_PUBLIC_URL="mlflow",
+            STACK_BUCKET="",
+            STACK_TLS="yes",
+        )
     lines = str(error.value).splitlines()
-    assert len(lines) == 4
-    for part in ("'many'", "'perhaps'", "'mlflow'", "STACK_BUCKET is not set"):
+    assert len(lines) == 5
+    for part in ("'many'", "'perhaps'", "'mlflow'", "STACK_BUCKET is not set", "'yes'"):
         assert part in str(error.value)
 
 
@@ -48,6 +56,7 @@ def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("localhost", True),
         ("[::1]:5000", True),
         ("nginx:5000", True),
+        ("nginx:5001", True),
         ("gateway:5000", True),
         ("10.1.2.3:5000", True),
         ("mlflow.example.org", True),
@@ -67,16 +76,21 @@ def test_hosts_follow_from_the_choices(monkeypatch: pytest.MonkeyPatch, host: st
     )
 
 
+def test_all_addresses_are_any_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns = settings.allowed_hosts(load(monkeypatch, STACK_BIND="0.0.0.0"))
+
+    def is_allowed(host: str) -> bool:
+        return any(fnmatch.fnmatch(host, pattern) for pattern in patterns)
+
+    assert all(map(is_allowed, ("192.0.2.7", "192.0.2.7:5000")))
+    assert not any(map(is_allowed, ("evil.example", "1.2.3.evil.example")))
+
+
 @pytest.mark.parametrize("workers", range(1, settings.MAX_WORKERS + 1))
 def test_all_pools_together_stay_within_what_postgres_allows(workers: int) -> None:
     kept, overflow = settings.share_connections(workers)
     assert kept >= 1
     assert workers * settings.POOLS * (kept + overflow) <= settings.CONNECTIONS
-
-
-def test_the_public_origin_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = load(monkeypatch, STACK_PUBLIC_URL="https://mlflow.example.org/")
-    assert "https://mlflow.example.org" in settings.allowed_origins(loaded)
 
 
 def test_a_missing_secret_is_one_clear_error() -> None:

@@ -32,7 +32,8 @@ def load() -> Settings:
     file = Path.home() / ".mlflow" / "credentials"
     parser = configparser.ConfigParser(interpolation=None)
     parser.read_string(file.read_text())
-    published = f"http://{os.environ['STACK_BIND']}:{os.environ['STACK_PORT']}"
+    scheme = "https" if os.environ["STACK_TLS"] in ("self-signed", "files") else "http"
+    published = f"{scheme}://{os.environ['STACK_BIND']}:{os.environ['STACK_PORT']}"
     return Settings(
         gateway=os.environ["MLFLOW_TRACKING_URI"],
         url=os.environ.get("STACK_URL") or published.replace("//0.0.0.0:", "//127.0.0.1:"),

@@ -114,7 +114,7 @@ def create_app() -> ASGIApp:
     from tracking import rules
 
     chosen = settings.load()
-    artifacts.register(chosen.public_url)
+    artifacts.register(chosen.tls)
     app = StackApp(create_mlflow_app(), chosen)
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)

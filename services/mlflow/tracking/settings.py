@@ -6,6 +6,7 @@ container's configuration, which anyone who may run `docker inspect` can read, n
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ MODEL_SOURCES = r"\A(?:mlflow-artifacts:/(?!/)|runs:/|models:/|(?:dummy-source|p
 CONNECTIONS = 90
 POOLS = 3  # tracking, registry and auth have one each, in each worker
 # Which Host headers are answered besides the operator's: the loopback addresses and the compose names of the gateway.
+TLS = ("off", "self-signed", "files", "upstream")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "nginx", "gateway")
 
 
@@ -41,6 +43,7 @@ class Settings:
         bucket: bucket of all artifacts.
         public_url: URL by which users reach the gateway, or "".
         bind: address on which the gateway is published.
+        tls: how the gateway does TLS: off, self-signed, files, upstream.
         workers: number of worker processes.
         jobs: whether MLflow's job runners (scorers, trace archival) run beside the server.
         opened: features of MLflow that are open though the stack doesn't use them (tracking/closed.py).
@@ -52,6 +55,7 @@ class Settings:
     bucket: str
     public_url: str
     bind: str
+    tls: str
     workers: int
     jobs: bool
     opened: frozenset[str]
@@ -80,7 +84,9 @@ def load() -> Settings:
     if public_url and not (urlsplit(public_url).scheme in ("http", "https") and urlsplit(public_url).hostname):
         faults.append(f"STACK_PUBLIC_URL is {public_url!r}: write it as https://mlflow.example.org")
     required = {name: read(name) for name in ("STACK_DATABASE_URI", "STACK_AUTH_DATABASE_URI", "STACK_S3_ENDPOINT")}
-    bucket, bind = read("STACK_BUCKET"), read("STACK_BIND")
+    bucket, bind, tls = read("STACK_BUCKET"), read("STACK_BIND"), read("STACK_TLS")
+    if tls and tls not in TLS:
+        faults.append(f"STACK_TLS is {tls!r}: choose {', '.join(TLS)}")
     if faults:
         raise SettingsError("\n".join(faults))
     return Settings(
@@ -90,6 +96,7 @@ def load() -> Settings:
         bucket=bucket,
         public_url=public_url.rstrip("/"),
         bind=bind,
+        tls=tls,
         workers=int(workers),
         jobs=jobs == "on",
         opened=frozenset(opened | ({"jobs"} if jobs == "on" else set())),
@@ -107,21 +114,20 @@ def read_secret(name: str) -> str:
     return value
 
 
+def is_any(bind: str) -> bool:
+    """Return whether the gateway is published on all addresses of the machine."""
+    try:
+        return ipaddress.ip_address(bind).is_unspecified
+    except ValueError:
+        return False
+
+
 def allowed_hosts(settings: Settings) -> list[str]:
     """Return the patterns of Host headers that MLflow answers (fnmatch; [ is escaped as [[])."""
-    hosts = [*LOCAL_HOSTS, settings.bind]
-    if settings.public_url:
-        hosts.append(urlsplit(settings.public_url).netloc)
-    return [pattern for host in dict.fromkeys(hosts) for pattern in (host, host.replace("[", "[[]", 1) + ":*")]
-
-
-def allowed_origins(settings: Settings) -> list[str]:
-    """Return the origins whose pages may send requests that change something; loopback is always among MLflow's own."""
-    origins = [f"http://{settings.bind}:*"]
-    if settings.public_url:
-        url = urlsplit(settings.public_url)
-        origins.append(f"{url.scheme}://{url.netloc}")
-    return origins
+    hosts = [*LOCAL_HOSTS, settings.bind, urlsplit(settings.public_url).hostname or settings.bind]
+    patterns = [pattern for host in dict.fromkeys(hosts) for pattern in (host, host.replace("[", "[[]", 1) + ":*")]
+    # The gateway checks the Host before, and better: fnmatch has no way to say "an address" (nginx/gateway).
+    return [*patterns, "[0-9]*.[0-9]*.[0-9]*.[0-9]*"] if is_any(settings.bind) else patterns
 
 
 def write_auth_config(settings: Settings, path: Path) -> None:
@@ -161,7 +167,6 @@ def apply(settings: Settings) -> None:
             "AWS_RETRY_MODE": "standard",
             "AWS_MAX_ATTEMPTS": "2",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts(settings)),
-            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(allowed_origins(settings)),
             # A model version comes from a run or a model that MLflow knows (and checks), or is a prompt: whatever else
             # a source names would be read with the server's own key.
             "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": MODEL_SOURCES,

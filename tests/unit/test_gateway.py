@@ -1,0 +1,102 @@
+"""What nginx/gateway makes of the operator's choices: hosts and proxies, and what it refuses by itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOOD = {
+    "STACK_NGINX_CONF": str(ROOT / "nginx/conf"),
+    "STACK_BUCKET": "mlflow-artifacts",
+    "STACK_S3_ADDRESS": "objectstore:9000",
+    "STACK_BIND": "127.0.0.1",
+    "STACK_PUBLIC_URL": "",
+    "STACK_TLS": "off",
+    "STACK_TRUSTED_PROXIES": "",
+}
+
+
+def render(folder: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "nginx/gateway", "render", folder],
+        env={"PATH": os.environ["PATH"], **GOOD, **changes},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def is_our_host(folder: Path, host: str) -> bool:
+    """Answer as nginx's map does."""
+    (block,) = re.findall(
+        r"map \$http_host \$is_our_host \{(.*?)\n\}", (folder / "choices.conf").read_text(), re.DOTALL
+    )
+    return any(re.search(pattern, host) for pattern in re.findall(r'"~(.*)" 1;', block))
+
+
+@pytest.mark.parametrize(
+    ("bind", "host", "expected"),
+    [
+        ("127.0.0.1", "localhost:5000", True),
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "[::1]:5000", True),
+        ("127.0.0.1", "nginx:5001", True),
+        ("127.0.0.1", "gateway:5000", True),
+        ("127.0.0.1", "mlflow.example.org", True),
+        ("127.0.0.1", "mlflow.example.org:8443", True),
+        ("127.0.0.1", "192.0.2.7", False),
+        ("192.0.2.7", "192.0.2.7:5000", True),
+        ("192.0.2.7", "192.0.2.8:5000", False),
+        ("0.0.0.0", "192.0.2.8:5000", True),
+        ("0.0.0.0", "192.0.2.8.evil.example", False),
+        ("0.0.0.0", "evil.example", False),
+        ("127.0.0.1", "", False),
+        ("127.0.0.1", "127x0x0x1", False),
+        ("127.0.0.1", "localhost.evil.example", False),
+        ("127.0.0.1", "evil.localhost", False),
+        ("127.0.0.1", "localhost:5000:5000", False),
+        ("127.0.0.1", "localhost:5000@evil.example", False),
+        ("127.0.0.1", "mlflow-example.org", False),
+    ],
+)
+def test_hosts_follow_from_the_choices(tmp_path: Path, bind: str, host: str, expected: bool) -> None:
+    proxy = {"STACK_TLS": "upstream", "STACK_TRUSTED_PROXIES": "10.0.0.1"}
+    result = render(tmp_path / "x", STACK_BIND=bind, STACK_PUBLIC_URL="https://MLflow.example.org:8443/", **proxy)
+    assert result.returncode == 0, result.stderr
+    assert is_our_host(tmp_path / "x", host) is expected
+
+
+def test_only_the_named_proxies_are_trusted(tmp_path: Path) -> None:
+    assert render(tmp_path / "x", STACK_TLS="upstream", STACK_TRUSTED_PROXIES="10.0.0.1,fd00::/8").returncode == 0
+    text = (tmp_path / "x" / "choices.conf").read_text()
+    assert re.findall(r"set_real_ip_from (.*);", text) == ["10.0.0.1", "fd00::/8"]
+    assert "real_ip_header X-Forwarded-For;" in text
+    assert render(tmp_path / "y").returncode == 0
+    text = (tmp_path / "y" / "choices.conf").read_text()
+    assert "real_ip" not in text.replace("$realip_remote_addr", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"STACK_BIND": "0.0.0.0"}, ("STACK_BIND is '0.0.0.0'", "STACK_TLS")),
+        ({"STACK_BIND": "192.0.2.7"}, ("STACK_BIND is '192.0.2.7'", "STACK_TLS")),
+        ({"STACK_TLS": "maybe"}, ("STACK_TLS is 'maybe'", "self-signed")),
+        ({"STACK_TLS": ""}, ("STACK_TLS is ''", "self-signed")),
+        ({"STACK_TLS": "files"}, ("/run/secrets/tls.pem", "secrets service")),
+        ({"STACK_TLS": "upstream"}, ("STACK_TRUSTED_PROXIES is ''",)),
+        ({"STACK_NGINX_CONF": "/none"}, ("/none can't be read",)),
+    ],
+)
+def test_unfit_choices_are_refused_in_one_line(tmp_path: Path, changes: dict[str, str], parts: tuple[str, ...]) -> None:
+    result = render(tmp_path / "x", **changes)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    for part in parts:
+        assert part in line
+    assert not (tmp_path / "x").exists()
