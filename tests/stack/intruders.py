@@ -107,8 +107,8 @@ def make_intruders(stack: Deployment, admin: Login) -> Intruders:
     newcomer = make_user(users, "newcomer", {"workspace": "USE"})
     viewer = make_user(users, "viewer", read)
 
-    create = "/api/2.0/mlflow/experiments/create"
-    experiment: str = ask_ok(stack, admin, "POST", create, {"name": SECRET_NAME})["experiment_id"]
+    create, number = "/api/2.0/mlflow/experiments/create", secrets.token_hex(3)
+    experiment: str = ask_ok(stack, admin, "POST", create, {"name": f"{SECRET_NAME} {number}"})["experiment_id"]
     for login in (editor, viewer):
         users.grant_user_permission(login[0], "experiment", experiment, "DENY")
     run = make_run(stack, admin, experiment)
@@ -117,11 +117,10 @@ def make_intruders(stack: Deployment, admin: Login) -> Intruders:
     put_artifact(stack, admin, f"{folder}/traces.json", f'{{"spans": [], "note": "{SECRET}"}}')
     put_artifact(stack, admin, f"{folder}/attachments/{ATTACHMENT}", SECRET)
 
-    own_experiment: str = ask_ok(stack, editor, "POST", create, {"name": "Intruders: the editor's own"})[
-        "experiment_id"
-    ]
+    own = {"name": f"Intruders: the editor's own {number}"}
+    own_experiment: str = ask_ok(stack, editor, "POST", create, own)["experiment_id"]
     own_run = make_run(stack, editor, own_experiment)
     put_artifact(stack, editor, f"{own_experiment}/{own_run}/artifacts/own.txt", "own")
-    own_model = "Intruders_own"
+    own_model = f"Intruders_{number}"
     ask_ok(stack, editor, "POST", "/api/2.0/mlflow/registered-models/create", {"name": own_model})
     return Intruders(admin, editor, newcomer, viewer, experiment, run, own_experiment, own_run, own_model)

@@ -8,7 +8,8 @@ import re
 import socket
 from dataclasses import dataclass
 
-STATUS_LINE = re.compile(rb"^HTTP/1\.[01] (\d{3})[ \r]", re.MULTILINE)
+# Anywhere: a body without a last line feed may stand right before the next answer.
+STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d{3}) [A-Z]")
 REQUEST_ID = re.compile(rb"^x-request-id: ([0-9a-f]{32})\r$", re.MULTILINE | re.IGNORECASE)
 
 
