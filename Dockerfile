@@ -40,7 +40,8 @@ FROM base AS nginx
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update \
     && apt-get install -y --no-install-recommends nginx gettext-base \
-    && install -d -o mlflow -g mlflow -m 0750 /run/mlflow
+    && install -d -o mlflow -g mlflow -m 0750 /run/mlflow \
+    && install -d -o nginx -g nginx -m 0755 /var/log/stack
 COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
 USER nginx
 # SIGQUIT lets requests that have begun finish; SIGTERM would cut them.
@@ -96,6 +97,8 @@ ENTRYPOINT ["python", "migrate.py"]
 
 FROM app AS admin
 COPY --chmod=0755 services/admin/ /app/
+# The names of the roles stand once, beside the server that gives them their meaning.
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/roles.py /app/tracking/
 RUN python -m compileall -q /app
 USER admin
 ENTRYPOINT ["python", "-m", "admin"]

@@ -1,4 +1,4 @@
-"""Bring both databases to this version's schema and make the stack's own accounts, before any server starts.
+"""Bring both databases to this version's schema and make the stack's roles and accounts, before any server starts.
 
 A server of MLflow would migrate by itself at its start, and two of them would race: one of them dies. Here one
 process at a time does it, under an advisory lock, and the servers wait for its success (docker-compose.yml).
@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import sqlalchemy
 import tenacity
@@ -23,12 +23,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import OperationalError
 
-from tracking import settings
+from tracking import roles, settings
 
 LOCK = 0x6D6C666C6F77  # any number; "mlflow" in ASCII
 DEADLINE_SECONDS = 60
 # Name: is an administrator. One is made last: a store without any is one that this job did not finish.
 ACCOUNTS = {"trainer": False, "admin": True}
+TRAINER_ROLE = roles.PROMOTER  # it registers models and promotes the better one
 
 
 @contextmanager
@@ -69,8 +70,12 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
             context = MigrationContext.configure(connection, opts={"version_table": table})
             if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
                 return False
+    made = sqlalchemy.text("SELECT count(*) FROM roles WHERE workspace = :workspace AND name IN :names")
+    made = made.bindparams(sqlalchemy.bindparam("names", expanding=True))
     with auth.connect() as connection:
-        return bool(connection.execute(sqlalchemy.text("SELECT EXISTS (SELECT FROM users WHERE is_admin)")).scalar())
+        has_admin = connection.execute(sqlalchemy.text("SELECT EXISTS (SELECT FROM users WHERE is_admin)")).scalar()
+        found = connection.execute(made, {"workspace": roles.WORKSPACE, "names": list(roles.DESCRIPTIONS)}).scalar()
+    return bool(has_admin) and found == len(roles.DESCRIPTIONS)
 
 
 def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
@@ -96,16 +101,58 @@ def upgrade_auth(engine: sqlalchemy.Engine) -> None:
         migrate_if_needed(engine, "head")
 
 
-def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
-    """Make the stack's own accounts, once, or give them the passwords in the secret files.
+def make_roles(store: Any) -> None:
+    """Make the roles that are missing, whole, in one transaction; one that is there is an operator's to change."""
+    from mlflow.server.auth.db.models import SqlRole, SqlRolePermission
 
-    Where there is an administrator, a missing account was removed by somebody: it doesn't come back by itself.
+    with store.ManagedSessionMaker(read_only=False) as session:
+        present = {name for (name,) in session.query(SqlRole.name).filter(SqlRole.workspace == roles.WORKSPACE)}
+        for name, description in roles.DESCRIPTIONS.items():
+            if name not in present:
+                grants = [
+                    SqlRolePermission(resource_type=kind, resource_pattern="*", permission=roles.PERMISSIONS[name])
+                    for kind in roles.RESOURCE_TYPES
+                    if name in roles.PERMISSIONS
+                ]
+                session.add(SqlRole(name=name, workspace=roles.WORKSPACE, description=description, permissions=grants))
+        if TRAINER_ROLE not in present:
+            give_trainer_role(session)
+
+
+def give_trainer_role(session: Any) -> None:
+    """Give the trainer its role, if it is there and has it not."""
+    from mlflow.server.auth.db.models import SqlRole, SqlUser, SqlUserRoleAssignment
+
+    session.flush()
+    role = session.query(SqlRole).filter_by(workspace=roles.WORKSPACE, name=TRAINER_ROLE).one()
+    user = session.query(SqlUser).filter_by(username="trainer").one_or_none()
+    if user and not session.query(SqlUserRoleAssignment).filter_by(user_id=user.id, role_id=role.id).count():
+        session.add(SqlUserRoleAssignment(user_id=user.id, role_id=role.id))
+
+
+def make_whole(session: Any, name: str) -> None:
+    """Let the stack's administrator be one again, and log in, whatever was done to it on MLflow's page."""
+    from mlflow.server.auth.db.models import SqlUser
+
+    user = session.query(SqlUser).filter_by(username=name).one()
+    user.is_admin = True
+    for assignment in list(user.user_role_assignments):
+        if assignment.role.name == roles.DISABLED or assignment.role.name.startswith(roles.EXPIRES):
+            session.delete(assignment)
+
+
+def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
+    """Make the stack's roles, and its own accounts, once, or give these the passwords in the secret files.
+
+    With the passwords, `admin` gets its rights back: so an operator who is shut out comes in again. Where there is an
+    administrator, a missing account was removed by somebody: it doesn't come back by itself.
     """
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
 
     store = SqlAlchemyStore()
     with lock_database(engine):
         store.init_db(str(engine.url))
+        make_roles(store)
         if not reset_passwords and any(user.is_admin for user in store.list_users()):
             return
         for name, is_admin in ACCOUNTS.items():
@@ -114,6 +161,13 @@ def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
                 store.create_user(name, password, is_admin=is_admin)
             elif reset_passwords:
                 store.update_user(name, password=password)
+                if not is_admin:
+                    continue  # whatever roles it has by now are an operator's choice
+            with store.ManagedSessionMaker(read_only=False) as session:
+                if is_admin:
+                    make_whole(session, name)
+                else:
+                    give_trainer_role(session)
 
 
 def main(
@@ -121,7 +175,7 @@ def main(
         bool, typer.Option(help="set the accounts' passwords to those in the secret files")
     ] = False,
 ) -> None:
-    """Upgrade both databases and make the accounts."""
+    """Upgrade both databases and make roles and accounts."""
     start = time.monotonic()
     try:
         chosen = settings.load()

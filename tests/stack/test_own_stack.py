@@ -87,10 +87,22 @@ def test_secrets_that_encrypt_data_and_names_are_not_rotated(plain: Deployment) 
 def test_rotated_secrets_work_and_the_old_ones_do_not(plain: Deployment) -> None:
     before = read_login(plain)
     with_old = plain.ask("/api/2.0/mlflow/runs/search", before, "POST", json={"experiment_ids": ["1"]}).json()
+    # An operator who was shut out comes in again this way, whatever was done to the stack's own accounts.
+    damage = """
+        update users set is_admin = false where username = 'admin';
+        insert into user_role_assignments (user_id, role_id)
+            select users.id, roles.id from users, roles where username = 'admin' and name in ('disabled', 'viewer');
+        delete from user_role_assignments using users where users.id = user_id and username = 'trainer';
+        delete from users where username = 'trainer'"""
+    plain.compose("exec", "-T", "postgres", "psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", "auth", "-c", damage)
     plain.check("secrets", "rotate")
     after = read_login(plain)
     assert after != before
     wait_until(lambda: plain.is_served(after), "the new password is let in")
+    listed = plain.ask("/api/2.0/mlflow/users/list", after).json()["users"]
+    held = {user["username"]: {role["name"] for role in user["roles"]} for user in listed}
+    assert held == {"admin": {"viewer"}, "trainer": {"promoter"}}
+    assert {user["username"] for user in listed if user["is_admin"]} == {"admin"}
     assert plain.ask(PROBE, before).status_code == 401
     with_new = plain.ask("/api/2.0/mlflow/runs/search", after, "POST", json={"experiment_ids": ["1"]}).json()
     assert with_new == with_old

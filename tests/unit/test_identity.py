@@ -1,12 +1,17 @@
-"""Reading HTTP Basic credentials (RFC 7617)."""
+"""Reading HTTP Basic credentials (RFC 7617), and how long a right login stays right."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
-from tracking.identity import read_basic
+from tracking import identity
+from tracking.identity import Account, Identity, Verdict, read_basic
 
 
 def scope(*values: bytes) -> dict[str, object]:
@@ -35,3 +40,122 @@ def test_two_headers_are_nobody() -> None:
 
 def test_no_header_is_nobody() -> None:
     assert read_basic(scope()) is None
+
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+
+
+def account(*roles: str, password_hash: str = "hash", is_admin: bool = False) -> Account:
+    return Account(password_hash, is_admin, frozenset(roles), frozenset())
+
+
+@pytest.mark.parametrize("roles", [(), ("editor",), ("expires-2026-06-01T12:00:01Z",), ("expires-2027-01-01",)])
+def test_these_may_log_in(roles: tuple[str, ...]) -> None:
+    assert account(*roles).may_log_in(NOW)
+
+
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ("disabled",),
+        ("editor", "disabled"),
+        ("expires-2026-06-01T12:00:00Z",),
+        ("expires-2027-01-01", "expires-2026-05-01T00:00:00+00:00"),
+        ("expires-tomorrow",),
+        ("expires-",),
+    ],
+)
+def test_these_may_not(roles: tuple[str, ...]) -> None:
+    assert not account(*roles).may_log_in(NOW)
+
+
+class Store:
+    """A user store whose answers a test changes, and which counts the questions."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.accounts = {"carol": account("editor")}
+        self.right = "right"
+        self.reads = self.hashes = 0
+        self.forgotten: list[str] = []
+        self.while_hashing: Callable[[], None] = lambda: None
+        monkeypatch.setattr(identity, "read_account", self.read)
+        monkeypatch.setattr(identity, "check_password", self.check)
+        monkeypatch.setattr(identity, "forget_in_mlflow", self.forgotten.append)
+        monkeypatch.setattr(identity, "be_nice", lambda: None)
+        self.now = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+    def read(self, name: str) -> Account | None:
+        self.reads += 1
+        return self.accounts.get(name)
+
+    def check(self, credentials: tuple[str, str], _decoy: str) -> bool:
+        self.hashes += 1
+        right = credentials[0] in self.accounts and credentials[1] == self.right
+        self.while_hashing()
+        return right
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Store:
+    return Store(monkeypatch)
+
+
+def ask(known: Identity, password: str = "right", name: str = "carol") -> Verdict:
+    return asyncio.run(known.check((name, password), "198.51.100.7"))
+
+
+def test_a_right_login_is_hashed_once_and_read_every_two_seconds(store: Store) -> None:
+    known = Identity(decoy="")
+    for store.now in (0.0, 0.5, 1.9, 2.5, 3.0, 4.6):
+        assert ask(known).known
+    assert store.hashes == 1
+    assert store.reads == 2 + 2  # before and after the hash; then at 2.5 and 4.6
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [None, account("editor", password_hash="new"), account("editor", "disabled"), account("expires-2020-01-01")],
+)
+def test_a_changed_account_ends_within_two_seconds(store: Store, changed: Account | None) -> None:
+    known = Identity(decoy="")
+    assert ask(known).known
+    if changed is None:
+        del store.accounts["carol"]
+    else:
+        store.accounts["carol"] = changed
+    store.right = "other"
+    store.now = 2.0
+    assert not ask(known).known
+    assert store.forgotten == ["carol"]
+
+
+def test_a_password_changed_while_it_is_checked_is_not_remembered(store: Store) -> None:
+    known = Identity(decoy="")
+    store.while_hashing = lambda: store.accounts.update(carol=account(password_hash="new"))
+    assert not ask(known).known
+
+
+def test_a_right_password_is_not_counted_as_a_guess_nor_stopped_by_others(store: Store) -> None:
+    known = Identity(decoy="")
+    assert ask(known).known
+    for _ in range(20):
+        ask(known, "wrong")
+    assert ask(known, "wrong").wait > 0
+    assert ask(known).known
+
+
+def test_guesses_are_not_hashed_once_there_were_too_many(store: Store) -> None:
+    known = Identity(decoy="")
+    for _ in range(50):
+        ask(known, "wrong", "nobody")
+    assert store.hashes == 10
+
+
+def test_a_new_administrator_is_one_at_once_for_the_rules(store: Store) -> None:
+    known = Identity(decoy="")
+    ask(known)
+    store.accounts["carol"] = account(is_admin=True)
+    store.now = 2.0
+    assert ask(known).known
+    assert known.find_account("carol").is_admin

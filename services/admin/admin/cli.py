@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import Annotated
 
 import typer
 
-from admin import gateway, settings, status
+from admin import audit, cli_users, gateway, moments, settings, status
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app.add_typer(cli_users.app, name="user")
 
 
 @app.callback()
@@ -28,11 +30,7 @@ def env() -> None:
     ):
         print(f"export {name}={shlex.quote(value)}")
     if gateway.ask_version(chosen) is None and gateway.is_alive(chosen):
-        print(
-            f"stack: the login of {chosen.username} is refused: its password was changed in MLflow: "
-            "./stack secrets set admin_password makes a new one known to both",
-            file=sys.stderr,
-        )
+        print(f"stack: {gateway.describe_refused_login(chosen)}", file=sys.stderr)
 
 
 @app.command("status")
@@ -43,3 +41,25 @@ def show_status() -> None:
     status.print_table(services, version, chosen.url)
     if version is None or any(not service.is_well for service in services):
         raise typer.Exit(1)
+
+
+@app.command("audit")
+def show_audit(
+    user: Annotated[str | None, typer.Option(help="what this user did")] = None,
+    since: Annotated[str | None, typer.Option(help="2h, 7d, 2026-11-25, 2026-11-25T18:00:00Z (UTC)")] = None,
+    action: Annotated[str, typer.Option(help="what the action begins with, such as registered-models/")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON lines")] = False,
+) -> None:
+    """Show who changed what, from where, with what result."""
+    search = audit.Search(user, None if since is None else moments.read_since(since), action)
+    try:
+        if not as_json:
+            print(audit.format_line(audit.HEADER))
+        for entry in search.find(settings.AUDIT):
+            print(audit.format_json(entry) if as_json else audit.format_entry(entry))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stderr.close()
+        raise typer.Exit from None
+    if search.unreadable:
+        print(f"stack: lines left out because they can't be read: {search.unreadable}", file=sys.stderr)

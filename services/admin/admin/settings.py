@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+AUDIT = Path("/var/log/stack")  # docker-compose.yml mounts it
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -1,17 +1,21 @@
-"""The ASGI application: MLflow's own, and before it the two routes that only the gateway and Docker ask."""
+"""The ASGI application: MLflow's own, and before it the login, what is closed, and two routes of the stack's own."""
 
 from __future__ import annotations
 
+import functools
 import json
 
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tracking import artifacts, identity, readiness, settings
+from tracking import artifacts, audit, closed, identity, readiness, settings, spelling
 
 AUTH_PATH = "/_stack/auth"
 READY_PATH = "/_stack/ready"
+RETRY_HEADER = "x-stack-retry-after"
+
+Refusal = tuple[int, None, dict[str, str]]  # status, no body, headers: the body is the gateway's
 
 
 async def respond(send: Send, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
@@ -29,41 +33,74 @@ async def respond(send: Send, status: int, body: object = None, headers: dict[st
 
 
 class StackApp:
-    """Answers the stack's own routes and hands everything else to MLflow."""
+    """Answers the stack's own routes, refuses who is not known and what is closed, and hands the rest to MLflow."""
 
     def __init__(self, mlflow_app: ASGIApp, chosen: settings.Settings) -> None:
         self.mlflow_app = mlflow_app
         self.settings = chosen
+        self.closed = closed.Closed(chosen.opened)
+
+    @functools.cached_property
+    def identity(self) -> identity.Identity:
+        """What this worker knows of its users (its threads are its own: so it is made after the fork)."""
+        return identity.Identity()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route by path; the gateway lets no client reach the paths of the stack."""
-        path = scope.get("path")
-        if scope["type"] == "http" and path == AUTH_PATH:
-            await self.authenticate(scope, send)
-        elif scope["type"] == "http" and path == READY_PATH:
+        if scope["type"] == "lifespan":
+            await self.mlflow_app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
+        elif scope["path"] == READY_PATH:
             faults = await readiness.find_faults(self.settings)
             await respond(send, 503 if faults else 200, {"faults": faults})
+        # The gateway has asked already, another worker perhaps: here the answer also keeps this worker's caches fresh.
+        elif refusal := await self.find_refusal(scope):
+            await respond(send, *refusal)
+        elif scope["path"] == AUTH_PATH:
+            await respond(send, 204)
+        elif not spelling.is_header_plain(scope):
+            await respond(send, 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": spelling.HEADER_FAULT})
+        elif reason := self.closed.find_reason(scope["path"]):
+            await respond(send, 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": reason})
         else:
             await self.mlflow_app(scope, receive, send)
 
-    async def authenticate(self, scope: Scope, send: Send) -> None:
-        """Answer the gateway's question: 204 known, 401 not, 503 can't tell."""
+    async def find_refusal(self, scope: Scope) -> Refusal | None:
+        """Return None for a known login, else the answer: 401 not known, 403 too many guesses, 503 can't tell.
+
+        403 with Retry-After: the gateway makes 429 of it; auth_request passes on these two refusals only.
+        """
         credentials = identity.read_basic(scope)
-        try:
-            known = credentials is not None and await identity.is_known(credentials)
-        except (SQLAlchemyError, MlflowException):  # MLflow's sessions turn the one into the other
-            await respond(send, 503)
-            return
-        if known:
-            await respond(send, 204)
-        else:
-            await respond(send, 401, headers={"www-authenticate": 'Basic realm="mlflow", charset="UTF-8"'})
+        verdict = identity.Verdict(known=False)
+        if credentials is not None:
+            try:
+                verdict = await self.identity.check(credentials, find_address(scope))
+            except (SQLAlchemyError, MlflowException):  # MLflow's sessions turn the one into the other
+                return 503, None, {}
+        if verdict.known:
+            return None
+        if verdict.wait:
+            return 403, None, {RETRY_HEADER: str(verdict.wait)}
+        return 401, None, {"www-authenticate": 'Basic realm="mlflow", charset="UTF-8"'}
+
+
+def find_address(scope: Scope) -> str:
+    """Return the client's address, as the gateway says it."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-real-ip"), "")
 
 
 def create_app() -> ASGIApp:
     """Return the application that gunicorn serves; gunicorn.conf.py has applied the settings by then."""
+    from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_mlflow_app
+
+    from tracking import rules
 
     chosen = settings.load()
     artifacts.register(chosen.public_url)
-    return StackApp(create_mlflow_app(), chosen)
+    app = StackApp(create_mlflow_app(), chosen)
+    rules.register(flask_app, lambda: app.identity)
+    spelling.register(flask_app)
+    audit.register(flask_app)
+    return app

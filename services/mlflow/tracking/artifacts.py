@@ -16,6 +16,10 @@ from mlflow.store.artifact.artifact_repository_registry import _artifact_reposit
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _get_s3_client
 
 PUBLIC_URL = "STACK_PUBLIC_URL"
+# A signed URL outlives its user's account: so it is short-lived, whatever a client asks for (in seconds). The URLs of an
+# upload's parts are all signed before the first is sent, and a large file on a slow line takes long.
+MAX_SECONDS = 300
+MAX_SECONDS_PART = 3600
 
 
 def find_base() -> str:
@@ -35,10 +39,12 @@ class ClientSideSigner:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def generate_presigned_url(self, *args: Any, **kwargs: Any) -> str:
+    def generate_presigned_url(self, operation: str, **kwargs: Any) -> str:
         """Return a signed URL below the URL by which the client reached the gateway."""
+        longest = MAX_SECONDS_PART if operation == "upload_part" else MAX_SECONDS
+        kwargs["ExpiresIn"] = min(kwargs.get("ExpiresIn", longest), longest)
         # MLflow has checked the Host header against its list of allowed hosts by now.
-        url: str = _get_s3_client(s3_endpoint_url=find_base()).generate_presigned_url(*args, **kwargs)
+        url: str = _get_s3_client(s3_endpoint_url=find_base()).generate_presigned_url(operation, **kwargs)
         return url
 
 

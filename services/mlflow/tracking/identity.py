@@ -1,14 +1,93 @@
-"""Who is asking: MLflow's own credential check, offered to the gateway."""
+"""Who is asking: MLflow's own user store, asked often and hashed seldom.
+
+To check a password costs scrypt (about 95 ms), to read the stored hash a millisecond. So a login that was right is
+remembered together with the hash that it was right for, and the hash is read again every two seconds: a removed,
+disabled or changed account ends within that time on every worker, and scrypt runs again only for a hash that is new.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-import anyio.to_thread
+import sqlalchemy
 from starlette.types import Scope
 
+from tracking.throttle import Throttle
+
 Credentials = tuple[str, str]
+
+REREAD_SECONDS = 2.0
+MAX_WAITING = 16  # logins that wait for scrypt; more are told to come again, so that nobody waits for long
+DISABLED = "disabled"
+EXPIRES = "expires-"
+ACCOUNT = sqlalchemy.text("""
+    SELECT users.password_hash, users.is_admin,
+        array_remove(array_agg(DISTINCT roles.name), NULL),
+        array_remove(array_agg(DISTINCT grants.resource_type)
+            FILTER (WHERE grants.resource_pattern = '*' AND grants.permission IN ('EDIT', 'MANAGE')), NULL)
+    FROM users
+    LEFT JOIN user_role_assignments AS assigned ON assigned.user_id = users.id
+    LEFT JOIN roles ON roles.id = assigned.role_id
+    LEFT JOIN role_permissions AS grants ON grants.role_id = roles.id
+    WHERE users.username = :name
+    GROUP BY users.id
+""")
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the user store says of a user.
+
+    Attributes:
+        password_hash: as werkzeug writes it.
+        is_admin: MLflow's flag.
+        roles: names of the roles that the user has.
+        edits: resource types of which these roles may edit all.
+    """
+
+    password_hash: str
+    is_admin: bool
+    roles: frozenset[str]
+    edits: frozenset[str]
+
+    def may_log_in(self, now: datetime) -> bool:
+        """Return whether the account is neither disabled nor expired. A moment that can't be read has passed."""
+        if DISABLED in self.roles:
+            return False
+        for role in self.roles:
+            if role.startswith(EXPIRES):
+                try:
+                    end = datetime.fromisoformat(role.removeprefix(EXPIRES))
+                except ValueError:
+                    return False
+                if now >= (end if end.tzinfo else end.replace(tzinfo=UTC)):
+                    return False
+        return True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to a login.
+
+    Attributes:
+        known: whether it is right.
+        wait: seconds after which to try again, if it was not looked at.
+    """
+
+    known: bool
+    wait: int = 0
 
 
 def read_basic(scope: Scope) -> Credentials | None:
@@ -23,15 +102,121 @@ def read_basic(scope: Scope) -> Credentials | None:
         username, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
     except (binascii.Error, UnicodeDecodeError):
         return None
-    return (username, password) if colon else None
+    return (username, password) if colon and "\0" not in username else None
 
 
-async def is_known(credentials: Credentials) -> bool:
-    """Return whether MLflow's user store knows these credentials. Raises SQLAlchemyError if it can't be asked.
+def read_account(name: str) -> Account | None:
+    """Return the user's account, or None. Raises SQLAlchemyError."""
+    from mlflow.server.auth import store
 
-    The check is cached by MLflow (auth_cache_ttl_seconds in tracking/settings.py). It runs in a thread: a miss costs
-    a query and scrypt.
-    """
-    from mlflow.server.auth import _authenticate_cached
+    with store.engine.connect() as connection:
+        row = connection.execute(ACCOUNT, {"name": name}).one_or_none()
+    if row is None:
+        return None
+    return Account(row[0], bool(row[1]), frozenset(row[2] or ()), frozenset(row[3] or ()))
 
-    return await anyio.to_thread.run_sync(_authenticate_cached, *credentials) is not None
+
+def make_decoy() -> str:
+    """Return a hash that no password fits, as costly to check as a real one."""
+    from werkzeug.security import generate_password_hash
+
+    return generate_password_hash(secrets.token_hex())
+
+
+def check_password(credentials: Credentials, decoy: str) -> bool:
+    """Return whether MLflow takes this login; an unknown user costs as much as a wrong password."""
+    from mlflow.server.auth import _authenticate_cached, store
+    from werkzeug.security import check_password_hash
+
+    if _authenticate_cached(*credentials) is not None:
+        return True
+    if not store.has_user(credentials[0]):
+        check_password_hash(decoy, credentials[1])
+    return False
+
+
+def forget_in_mlflow(name: str) -> None:
+    """Drop what MLflow remembers of a user: its own cache would go on for auth_cache_ttl_seconds."""
+    from mlflow.server.auth import _invalidate_user_auth_cache
+
+    _invalidate_user_auth_cache(name)
+
+
+def be_nice() -> None:
+    """Let the calling thread run only when nobody else wants to (Linux: nice values are a thread's own)."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+
+
+@dataclass
+class Identity:
+    """What one worker knows of its users; made after the fork, used by its event loop."""
+
+    throttle: Throttle = field(default_factory=Throttle)
+    accounts: dict[str, tuple[Account, float]] = field(default_factory=dict)
+    verified: dict[str, dict[bytes, str]] = field(default_factory=dict)  # user: {digest of password: hash it fits}
+    key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    decoy: str = field(default_factory=make_decoy)
+    waiting: int = 0
+    readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "account"))
+    hasher: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "scrypt", be_nice))
+
+    async def check(self, credentials: Credentials, address: str) -> Verdict:
+        """Return whether the login is right. Raises SQLAlchemyError, MlflowException if the store can't be asked."""
+        name, password = credentials
+        digest = hmac.new(self.key, password.encode(), hashlib.sha256).digest()
+        remembered = self.verified.get(name, {}).get(digest)
+        if remembered is not None:
+            account = await self.read(name)
+            if account is not None and account.password_hash == remembered and account.may_log_in(datetime.now(UTC)):
+                return Verdict(known=True)
+        if wait := self.throttle.find_wait(name, address, time.monotonic()):
+            return Verdict(known=False, wait=wait)
+        if self.waiting >= MAX_WAITING:
+            return Verdict(known=False, wait=1)
+        account = await self.read(name, fresh=True)
+        self.waiting += 1
+        try:
+            right = await self.run(self.hasher, lambda: check_password(credentials, self.decoy))
+        finally:
+            self.waiting -= 1
+        if right and account is not None and account.may_log_in(datetime.now(UTC)):
+            # (read again: the password may have been changed while scrypt ran)
+            after = await self.read(name, fresh=True)
+            if after is not None and after.password_hash == account.password_hash:
+                self.verified.setdefault(name, {})[digest] = account.password_hash
+                return Verdict(known=True)
+        self.throttle.count_failure(name, address, time.monotonic())
+        return Verdict(known=False)
+
+    async def read(self, name: str, *, fresh: bool = False) -> Account | None:
+        """Return the account as it was at most REREAD_SECONDS ago; `fresh`: as it is."""
+        known, since = self.accounts.get(name, (None, float("-inf")))
+        now = time.monotonic()
+        if not fresh and now - since < REREAD_SECONDS:
+            return known
+        if known is not None:
+            self.accounts[name] = (known, now)  # requests that come meanwhile need not ask too
+        try:
+            account = await self.run(self.readers, lambda: read_account(name))
+        except Exception:
+            if known is not None:
+                self.accounts[name] = (known, since)
+            raise
+        if known is not None and account != known:
+            forget_in_mlflow(name)
+            if account is None or account.password_hash != known.password_hash:
+                self.verified.pop(name, None)
+        if account is None:
+            self.accounts.pop(name, None)
+        else:
+            self.accounts[name] = (account, now)
+        return account
+
+    def find_account(self, name: str) -> Account:
+        """Return the account of a user whose request is being answered. Raises KeyError for anybody else."""
+        return self.accounts[name][0]
+
+    @staticmethod
+    async def run[T](executor: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+        """Run `function` in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(executor, function)

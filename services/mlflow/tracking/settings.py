@@ -11,8 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tracking import closed
+
+# What STACK_OPEN takes; "jobs" is opened by STACK_JOBS.
+SWITCHES = [name for name in closed.FEATURES if name != "jobs"]
 SECRETS = Path("/run/secrets")
 MAX_WORKERS = 16
+# (the last two are mlflow.prompt.constants' placeholders)
+MODEL_SOURCES = r"\A(?:mlflow-artifacts:/(?!/)|runs:/|models:/|(?:dummy-source|prompt-template)\Z)"
 # What Postgres allows (max_connections = 100) less some for its own and the operator's.
 CONNECTIONS = 90
 POOLS = 3  # tracking, registry and auth have one each, in each worker
@@ -37,6 +43,7 @@ class Settings:
         bind: address on which the gateway is published.
         workers: number of worker processes.
         jobs: whether MLflow's job runners (scorers, trace archival) run beside the server.
+        opened: features of MLflow that are open though the stack doesn't use them (tracking/closed.py).
     """
 
     database_uri: str
@@ -47,6 +54,7 @@ class Settings:
     bind: str
     workers: int
     jobs: bool
+    opened: frozenset[str]
 
 
 def load() -> Settings:
@@ -65,6 +73,9 @@ def load() -> Settings:
     jobs = read("STACK_JOBS")
     if jobs and jobs not in ("on", "off"):
         faults.append(f"STACK_JOBS is {jobs!r}: choose on or off")
+    opened = {name for name in os.environ.get("STACK_OPEN", "").split(",") if name}
+    if unknown := sorted(opened - set(SWITCHES)):
+        faults.append(f"STACK_OPEN is {','.join(sorted(opened))!r}, {unknown[0]!r} is none of {', '.join(SWITCHES)}")
     public_url = os.environ.get("STACK_PUBLIC_URL", "")
     if public_url and not (urlsplit(public_url).scheme in ("http", "https") and urlsplit(public_url).hostname):
         faults.append(f"STACK_PUBLIC_URL is {public_url!r}: write it as https://mlflow.example.org")
@@ -81,6 +92,7 @@ def load() -> Settings:
         bind=bind,
         workers=int(workers),
         jobs=jobs == "on",
+        opened=frozenset(opened | ({"jobs"} if jobs == "on" else set())),
     )
 
 
@@ -121,8 +133,8 @@ def write_auth_config(settings: Settings, path: Path) -> None:
         f"database_uri = {settings.auth_database_uri}\n"
         # Made by `migrate`, which alone has the password.
         "admin_username = admin\n"
-        # A login costs scrypt (about 95 ms) once a minute; a changed password ends within this time on every worker.
-        "auth_cache_ttl_seconds = 60\n"
+        # tracking/identity.py reads accounts again every two seconds, and empties this cache when one has changed.
+        "auth_cache_ttl_seconds = 3600\n"
     )
 
 
@@ -150,6 +162,9 @@ def apply(settings: Settings) -> None:
             "AWS_MAX_ATTEMPTS": "2",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(allowed_hosts(settings)),
             "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(allowed_origins(settings)),
+            # A model version comes from a run or a model that MLflow knows (and checks), or is a prompt: whatever else
+            # a source names would be read with the server's own key.
+            "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": MODEL_SOURCES,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
             # A pool that is empty waits; a Postgres that is full answers 400, which clients don't try again.
             "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),

@@ -1,0 +1,119 @@
+"""An experiment's id has one spelling.
+
+MLflow compares the id of a permission as text and looks the experiment up as a number: "01", " 1" or "+1" would be
+experiment 1 to the database and nobody's to the check, so that a DENY on it would not hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import flask
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+from mlflow.server.handlers import catch_mlflow_exception
+from starlette.types import Scope
+
+PLAIN = re.compile(r"(?:0|[1-9][0-9]{0,18})", re.ASCII)
+NAMES = {"experiment_id", "experimentId", "experiment_ids", "experimentIds"}
+GRAPHQL = "/graphql"
+LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"')
+HEADER = b"x-mlflow-experiment-id"  # of /v1/traces (OpenTelemetry)
+HEADER_FAULT = "X-Mlflow-Experiment-Id is not plainly written: write it as MLflow does, such as 12"
+
+
+def find_ids(value: object) -> Iterator[object]:
+    """Yield every value below a key that names experiments."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in NAMES:
+                yield from inner if isinstance(inner, list) else [inner]
+            else:
+                yield from find_ids(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from find_ids(inner)
+
+
+def find_strings(value: object) -> Iterator[str]:
+    """Yield every string in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from find_strings(inner)
+
+
+def find_literals(query: str) -> Iterator[str]:
+    """Yield the string literals of a GraphQL query."""
+    for literal in LITERAL.findall(query):
+        try:
+            yield str(json.loads(f'"{literal}"', strict=False))
+        except ValueError:
+            yield literal
+
+
+def is_number(text: str) -> bool:
+    """Return whether a database would read a number here."""
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_plain(value: object) -> None:
+    """Raise MlflowException if this is no experiment id as MLflow writes it. Empty and absent are MLflow's business."""
+    if value not in (None, "") and not PLAIN.fullmatch(str(value)):
+        raise MlflowException(
+            f"experiment_id is {value!r}: write it as MLflow does, such as '12'", INVALID_PARAMETER_VALUE
+        )
+
+
+def check_graphql(body: Any) -> None:
+    """Raise MlflowException if a literal or a variable is a number that is not plainly written."""
+    if not (isinstance(body, dict) and isinstance(body.get("query"), str)):
+        raise MlflowException("a GraphQL request is a JSON object with a query", INVALID_PARAMETER_VALUE)
+    for text in (*find_literals(body["query"]), *find_strings(body.get("variables"))):
+        if is_number(text):
+            check_plain(text)
+
+
+def may_name_experiments(data: bytes) -> bool:
+    """Return whether a body is worth searching: most that are large (metrics) are not."""
+    return b"xperiment" in data or b"\\u" in data
+
+
+def check() -> None:
+    """Check the query and the JSON body of a Flask request."""
+    request = flask.request
+    for name in NAMES & request.args.keys():
+        for given in request.args.getlist(name):
+            check_plain(given)
+    if request.path == GRAPHQL:
+        check_graphql(read_json(request))
+    elif not request.path.endswith("/upload-artifact") and may_name_experiments(request.get_data()):
+        for value in find_ids(read_json(request)):
+            check_plain(value)
+
+
+def read_json(request: flask.Request) -> Any:
+    """Return the body as MLflow reads it: JSON that is a string is JSON once more (for old clients)."""
+    value = request.get_json(force=True, silent=True)
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+
+
+def is_header_plain(scope: Scope) -> bool:
+    """Return whether the request's header names an experiment plainly, or none."""
+    return all(PLAIN.fullmatch(value.decode("latin-1")) for name, value in scope["headers"] if name == HEADER)
+
+
+def register(app: flask.Flask) -> None:
+    """Check every request of MLflow's Flask application."""
+    app.before_request(catch_mlflow_exception(check))

@@ -1,0 +1,73 @@
+"""Guessing is slowed down: a leaky bucket of wrong logins for each address, and for each user at an address.
+
+A bucket is never one user's alone: who guesses carol's password from one address does not lock carol out at another.
+The counters are each worker's own; the gateway spreads requests over the workers, so that N workers let N times as many
+guesses through.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+MAX_BUCKETS = 50_000  # about 10 MB; the one unused for longest goes first
+
+
+@dataclass(frozen=True)
+class Limit:
+    """How many wrong logins are let through.
+
+    Attributes:
+        burst: at once.
+        per_second: from then on.
+    """
+
+    burst: int
+    per_second: float
+
+
+PER_USER_AND_ADDRESS = Limit(burst=10, per_second=1 / 6)
+PER_ADDRESS = Limit(burst=60, per_second=1.0)
+
+
+def find_network(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or the /64 that one IPv6 subscriber has."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False)) if parsed.version == 6 else address  # noqa: PLR2004
+
+
+@dataclass
+class Throttle:
+    """Counts wrong logins. Not thread-safe: one event loop's."""
+
+    buckets: OrderedDict[tuple[str, ...], tuple[float, float]] = field(default_factory=OrderedDict)
+
+    def find_wait(self, user: str, address: str, now: float) -> int:
+        """Return after how many seconds this user may try again from this address; 0: now."""
+        wait = 0
+        for key, limit in self._keys(user, address):
+            over = self._level(key, limit, now) + 1 - limit.burst
+            if over > 0:
+                wait = max(wait, math.ceil(over / limit.per_second))
+        return wait
+
+    def count_failure(self, user: str, address: str, now: float) -> None:
+        """Remember a wrong login."""
+        for key, limit in self._keys(user, address):
+            self.buckets[key] = (self._level(key, limit, now) + 1, now)
+            self.buckets.move_to_end(key)
+        while len(self.buckets) > MAX_BUCKETS:
+            self.buckets.popitem(last=False)
+
+    def _keys(self, user: str, address: str) -> tuple[tuple[tuple[str, ...], Limit], ...]:
+        network = find_network(address)
+        return ((network, user), PER_USER_AND_ADDRESS), ((network,), PER_ADDRESS)
+
+    def _level(self, key: tuple[str, ...], limit: Limit, now: float) -> float:
+        level, since = self.buckets.get(key, (0.0, now))
+        return max(0.0, level - (now - since) * limit.per_second)
