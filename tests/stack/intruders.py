@@ -46,7 +46,7 @@ class Intruders:
     Attributes:
         admin: who owns the secret.
         editor: may EDIT every experiment, model and prompt, except for the secret experiment, which is DENYed.
-        newcomer: may create experiments and models, and was given nothing else.
+        newcomer: was given nothing.
         viewer: may READ every experiment and model, except for the secret experiment.
         experiment: the secret experiment's id.
         run: its run; the artifacts `secret.txt`, `traces.json` and an attachment hold SECRET.
@@ -76,7 +76,7 @@ class Intruders:
 
 
 def make_user(users: AuthServiceClient, name: str, rights: dict[str, str]) -> Login:
-    """Make a user with a role that gives these rights on everything of a type."""
+    """Make a user with a role of the test's own that gives these rights on everything of a type."""
     login = (f"{name}-{secrets.token_hex(3)}", f"a-password-of-{name}-{secrets.token_hex(8)}")
     users.create_user(*login)
     role = users.create_role("default", f"tests-{login[0]}")
@@ -103,8 +103,8 @@ def make_intruders(stack: Deployment, admin: Login) -> Intruders:
     users = AuthServiceClient(stack.url)
     edit = dict.fromkeys(("experiment", "registered_model", "prompt"), "EDIT")
     read = dict.fromkeys(edit, "READ")
-    editor = make_user(users, "editor", {**edit, "workspace": "USE"})
-    newcomer = make_user(users, "newcomer", {"workspace": "USE"})
+    editor = make_user(users, "editor", edit)
+    newcomer = make_user(users, "newcomer", {})
     viewer = make_user(users, "viewer", read)
 
     create, number = "/api/2.0/mlflow/experiments/create", secrets.token_hex(3)

@@ -32,7 +32,10 @@ PROMPT = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
 
 def fill(text: str, intruders: Intruders) -> str:
     """Put the secret's whereabouts into a vector."""
-    return text.replace("SECRET_FOLDER", intruders.secret_folder).replace("SECRET_RUN", intruders.run)
+    values = {"SECRET_FOLDER": intruders.secret_folder, "SECRET_RUN": intruders.run, "SECRET_EXPERIMENT": intruders.experiment}
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
 
 
 def assert_refused(answer: requests.Response) -> None:
@@ -96,14 +99,12 @@ LOCATIONS = [
 ]
 
 
-@pytest.mark.parametrize("who", ["editor", "newcomer"])
-@pytest.mark.parametrize(("number", "location"), LOCATIONS, ids=[f"{n}-{u}" for n, u in LOCATIONS])
+@pytest.mark.parametrize(("number", "location"), LOCATIONS, ids=[f"{n}-{u!r}" for n, u in LOCATIONS])
 def test_an_experiment_can_not_be_put_anywhere(
-    stack: Deployment, intruders: Intruders, who: str, number: str, location: str
+    stack: Deployment, intruders: Intruders, number: str, location: str
 ) -> None:
     """The vector: an experiment whose folder is elsewhere, then its runs' artifacts listed, read and written."""
-    login: Login = getattr(intruders, who)
-    location = fill(location, intruders)
+    login, location = intruders.editor, fill(location, intruders)
     for name, prefix in (("artifact_location", "/api"), ("artifactLocation", "/ajax-api")):
         body = {"name": f"{number} {secrets.token_hex(4)}", name: location}
         created = ask(stack, login, "POST", CREATE_EXPERIMENT.replace("/api", prefix, 1), body)
@@ -136,11 +137,11 @@ def test_nobody_creates_an_experiment_without_a_login(
 
 def test_an_experiment_in_its_own_place_is_as_ever(stack: Deployment, intruders: Intruders) -> None:
     """The twin: without a location the same user writes and reads."""
-    created = ask_ok(stack, intruders.newcomer, "POST", CREATE_EXPERIMENT, {"name": f"own {secrets.token_hex(4)}"})
-    run = ask_ok(stack, intruders.newcomer, "POST", CREATE_RUN, {"experiment_id": created["experiment_id"]})["run"]
+    created = ask_ok(stack, intruders.editor, "POST", CREATE_EXPERIMENT, {"name": f"own {secrets.token_hex(4)}"})
+    run = ask_ok(stack, intruders.editor, "POST", CREATE_RUN, {"experiment_id": created["experiment_id"]})["run"]
     folder = f"{created['experiment_id']}/{run['info']['run_id']}/artifacts"
-    put_artifact(stack, intruders.newcomer, f"{folder}/own.txt", "own")
-    answer = stack.ask(f"/get-artifact?run_uuid={run['info']['run_id']}&path=own.txt", intruders.newcomer)
+    put_artifact(stack, intruders.editor, f"{folder}/own.txt", "own")
+    answer = stack.ask(f"/get-artifact?run_uuid={run['info']['run_id']}&path=own.txt", intruders.editor)
     assert answer.text == "own"
 
 
@@ -426,7 +427,6 @@ def list_unchecked(intruders: Intruders) -> list[tuple[str, str, str, Any]]:
         # accounts
         ("CVE-2023-6014", "POST", "/api/2.0/mlflow/users/create", {"username": "x", "password": "x" * 20}),
         ("CVE-2023-6014", "GET", "/signup", None),
-        ("users", "GET", "/api/2.0/mlflow/users/list", None),
         ("users", "PATCH", "/api/2.0/mlflow/users/update-admin", {"username": intruders.editor[0], "is_admin": True}),
         ("users", "PATCH", "/api/2.0/mlflow/users/update-password", {"username": "admin", "password": "x" * 20}),
         ("users", "DELETE", "/api/2.0/mlflow/users/delete", {"username": "admin"}),
@@ -602,7 +602,7 @@ def test_a_traces_folder_is_not_what_its_tag_says(
         assert not any(map(discloses, read_trace(stack, intruders.editor, trace)))
 
 
-@pytest.mark.parametrize("name", ["../../SECRET_FOLDER", "..", "/etc", "x/../../SECRET_FOLDER", "..%2f..%2fx"])
+@pytest.mark.parametrize("name", ["../../SECRET_FOLDER", "..", "/etc", "../../SECRET_EXPERIMENT/SECRET_RUN", "..%2f..%2fx", "..\\..\\x"])
 def test_cve_2026_53995_a_traces_id_is_no_path(stack: Deployment, intruders: Intruders, name: str) -> None:
     """The vector: an id with `..` for a new trace, whose files are then written and read beside its folder."""
     name = fill(name, intruders)
@@ -648,7 +648,6 @@ URLS = [
     "https://2130706433/",
     "https://0x7f000001/",
     "https://localhost/",
-    "https://LOCALHOST./",
     "https://[::1]/",
     "https://[::]/",
     "https://[::ffff:127.0.0.1]/",
@@ -661,7 +660,6 @@ URLS = [
     "https://100.64.0.1/",
     "http://169.254.169.254/latest/meta-data",
     "https://169.254.169.254/latest/meta-data",
-    "https://metadata.google.internal/",
     "https://user@127.0.0.1/",
     "https://example.org@127.0.0.1/",
     "https://127.0.0.1#@example.org/",
@@ -687,9 +685,8 @@ def test_cve_2026_2393_a_webhook_does_not_reach_inside(
     login = None if who == "anonymous" else getattr(intruders, who)
     events = [{"entity": "REGISTERED_MODEL", "action": "CREATED"}]
     body = {"name": f"hook-{secrets.token_hex(3)}", "url": url, "status": "DISABLED", "events": events}
-    for prefix in ("/api", "/ajax-api"):
-        answer = ask(stack, login, "POST", f"{prefix}/2.0/mlflow/webhooks", body)
-        assert answer.status_code in ({401} if login is None else REFUSED), answer.text
+    answer = ask(stack, login, "POST", "/api/2.0/mlflow/webhooks", body)
+    assert answer.status_code in ({401} if login is None else REFUSED), answer.text
 
 
 def test_cve_2026_64849_the_server_has_no_way_out(stack: Deployment) -> None:
@@ -844,7 +841,9 @@ def test_cve_2025_0453_a_batch_of_questions_is_refused(stack: Deployment, intrud
     for body in ({"query": aliases}, {"query": nested}, {"query": fragments}, [{"query": "{ " + search + " }"}] * 500):
         assert ask(stack, None, "POST", "/graphql", body).status_code == 401
         answer = ask(stack, intruders.editor, "POST", "/graphql", body)
-        assert "runId" not in answer.text.partition('"data"')[2].partition('"errors"')[0]
+        # What is answered at all is answered once: a name asked for twice is one.
+        assert answer.text.count('"runId"') <= 1 + answer.text.count(intruders.own_run)
+        assert len(answer.text) < 100_000
     assert time.monotonic() - begun < 20
     assert stack.ask("/version", intruders.editor).status_code == 200
 

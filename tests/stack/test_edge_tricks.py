@@ -746,6 +746,13 @@ def test_another_spelling_of_an_experiments_number_is_not_another_experiment(
             "query": "query Q($id: String!) { mlflowGetExperiment(input: {experimentId: $id}) { experiment { name } } }",
             "variables": {"id": text},
         },
+        "/graphql  ": {
+            "query": f'{{ mlflowGetExperiment(input: {{experimentId: "\\u{{30}}{intruders.experiment}"}}) '
+            "{ experiment { name } } }"
+        },
+        "/graphql   ": {
+            "query": f'{{ mlflowGetExperiment(input: {{experimentId: """{text}"""}}) {{ experiment {{ name }} }} }}'
+        },
         "/api/2.0/mlflow/runs/create": {"experiment_id": text, "run_name": "intruder"},
         "/api/2.0/mlflow/experiments/update": {"experiment_id": text, "new_name": "intruder"},
         "/api/2.0/mlflow/experiments/set-experiment-tag": {"experiment_id": text, "key": "intruder", "value": "x"},
