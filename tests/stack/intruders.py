@@ -49,6 +49,7 @@ class Intruders:
         newcomer: was given nothing.
         viewer: may READ every experiment and model, except for the secret experiment.
         experiment: the secret experiment's id.
+        secret_name: its name, which begins with SECRET_NAME.
         run: its run; the artifacts `secret.txt`, `traces.json` and an attachment hold SECRET.
         own_experiment: an experiment of the editor's.
         own_run: its run, with the artifact `own.txt`.
@@ -60,6 +61,7 @@ class Intruders:
     newcomer: Login
     viewer: Login
     experiment: str
+    secret_name: str
     run: str
     own_experiment: str
     own_run: str
@@ -108,7 +110,8 @@ def make_intruders(stack: Deployment, admin: Login) -> Intruders:
     viewer = make_user(users, "viewer", read)
 
     create, number = "/api/2.0/mlflow/experiments/create", secrets.token_hex(3)
-    experiment: str = ask_ok(stack, admin, "POST", create, {"name": f"{SECRET_NAME} {number}"})["experiment_id"]
+    secret_name = f"{SECRET_NAME} {number}"
+    experiment: str = ask_ok(stack, admin, "POST", create, {"name": secret_name})["experiment_id"]
     for login in (editor, viewer):
         users.grant_user_permission(login[0], "experiment", experiment, "DENY")
     run = make_run(stack, admin, experiment)
@@ -123,4 +126,4 @@ def make_intruders(stack: Deployment, admin: Login) -> Intruders:
     put_artifact(stack, editor, f"{own_experiment}/{own_run}/artifacts/own.txt", "own")
     own_model = f"Intruders_{number}"
     ask_ok(stack, editor, "POST", "/api/2.0/mlflow/registered-models/create", {"name": own_model})
-    return Intruders(admin, editor, newcomer, viewer, experiment, run, own_experiment, own_run, own_model)
+    return Intruders(admin, editor, newcomer, viewer, experiment, secret_name, run, own_experiment, own_run, own_model)

@@ -770,7 +770,7 @@ def test_another_spelling_of_an_experiments_number_is_not_another_experiment(
         "/api/2.0/mlflow/experiments/update",
         intruders.admin,
         "POST",
-        json={"experiment_id": intruders.experiment, "new_name": f"{SECRET_NAME} {intruders.experiment}"},
+        json={"experiment_id": intruders.experiment, "new_name": intruders.secret_name},
     )
     stack.ask(
         "/api/2.0/mlflow/experiments/delete-experiment-tag",
