@@ -24,7 +24,7 @@ from stack.intruders import Intruders, ask_ok
 Login = tuple[str, str]
 
 DEPTH = 3  # of messages in messages
-EXAMPLES, SOAK_EXAMPLES = 2, 40
+EXAMPLES, SOAK_EXAMPLES = 6, 40
 SCALARS: dict[int, dict[str, Any]] = {
     FieldDescriptor.CPPTYPE_INT32: {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
     FieldDescriptor.CPPTYPE_INT64: {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
@@ -34,10 +34,21 @@ SCALARS: dict[int, dict[str, Any]] = {
     FieldDescriptor.CPPTYPE_FLOAT: {"type": "number"},
     FieldDescriptor.CPPTYPE_BOOL: {"type": "boolean"},
 }
-# What schemathesis may not send: it would wait, or write endlessly.
-SKIPPED = re.compile(r"/livez|/_stack/")
 # Method and path, and why the server answers 5xx there. Reviewed; with --soak, an entry that is not met any more fails.
-KNOWN_FAULTS: dict[str, str] = {}
+TOKEN = "a page token that is none is taken apart without a check"
+MISSING = "an object that is not there is an internal error to MLflow's native route"
+KNOWN_FAULTS = {
+    "GET /ajax-api/2.0/mlflow-artifacts/artifacts/{artifact_path}": MISSING,
+    "GET /api/2.0/mlflow-artifacts/artifacts/{artifact_path}": MISSING,
+    "GET /api/2.0/mlflow/model-versions/search": TOKEN,
+    "GET /api/2.0/mlflow/registered-models/search": TOKEN,
+    "POST /api/2.0/mlflow/logged-models/search": TOKEN,
+    "POST /api/2.0/mlflow/runs/search": TOKEN,
+    "GET /api/2.0/mlflow/traces": "an empty experiment id is taken for a number",
+    "GET /api/3.0/mlflow/review-queues/get-by-name": "an empty experiment id is taken for a number",
+    "POST /v1/traces": "a workspace header while workspaces are off is FEATURE_DISABLED, which MLflow maps to 500",
+    "GET /api/3.0/mlflow/workspaces": "503 is MLflow's word for: workspaces are off",
+}
 
 
 def describe_field(field: FieldDescriptor, known: dict[str, list[str]], depth: int) -> dict[str, Any]:
@@ -115,7 +126,7 @@ def make_document(known: dict[str, list[str]]) -> dict[str, Any]:
     return {
         "openapi": "3.0.3",
         "info": {"title": "MLflow", "version": "x"},
-        "paths": {path: operations for path, operations in sorted(paths.items()) if not SKIPPED.search(path)},
+        "paths": dict(sorted(paths.items())),
         "components": native.get("components", {}),
     }
 
@@ -175,7 +186,9 @@ def scan(
     stack: Deployment, document: dict[str, Any], login: Login | None, examples: int
 ) -> Iterator[tuple[str, requests.Response]]:
     """Yield method and path, and each answer to what schemathesis made of the operation."""
-    schema = schemathesis.openapi.from_dict(document)
+    # NUL has a test of its own.
+    config = schemathesis.Config.from_dict({"generation": {"allow-x00": False}})
+    schema = schemathesis.openapi.from_dict(document, config=config)
     schema.config.update(base_url=stack.url)
     session = requests.Session()
     session.auth = login
@@ -246,9 +259,29 @@ def test_a_viewer_breaks_nothing_and_changes_nothing(
             faults.setdefault(label, describe(label, answer))
     after = snapshot(stack, intruders.admin)
     assert after == before
-    assert {label: fault for label, fault in faults.items() if label not in KNOWN_FAULTS} == {}
+    assert [fault for label, fault in faults.items() if label not in KNOWN_FAULTS] == []
     # The scan is no scan if all is refused at the door.
     assert statuses[200] > 20
     assert statuses[403] > 100
     if soak:
         assert sorted(KNOWN_FAULTS.keys() - faults.keys()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/api/2.0/mlflow/runs/delete", {"run_id": "x\0"}),
+        ("GET", "/api/2.0/mlflow/runs/get?run_id=x%00", None),
+        ("GET", "/api/2.0/mlflow/registered-models/get?name=x%00", None),
+        ("PATCH", "/api/2.0/mlflow/registered-models/update", {"name": "x\0"}),
+        ("DELETE", "/api/2.0/mlflow/model-versions/delete", {"name": "x\0", "version": "1"}),
+        ("POST", "/api/2.0/mlflow/experiments/create", {"name": "x\0"}),
+        ("POST", "/api/2.0/mlflow/experiments/search", {"filter": "name = 'x\0'"}),
+        ("GET", "/api/2.0/mlflow/experiments/get-by-name?experiment_name=x%00", None),
+        ("GET", "/api/3.0/mlflow/traces/x?trace_id=x%00", None),
+    ],
+)
+def test_a_nul_is_refused(stack: Deployment, intruders: Intruders, method: str, path: str, body: Any) -> None:
+    """Postgres keeps no NUL; a text with one is bad input, not the server's fault."""
+    for login in (intruders.viewer, intruders.editor):
+        assert stack.ask(path, login, method, json=body).status_code in (400, 403, 404)
