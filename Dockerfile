@@ -143,7 +143,8 @@ FROM app AS tests
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update \
     && apt-get install -y --no-install-recommends \
-        chromium chromium-driver docker-cli docker-compose docker-buildx fonts-dejavu-core git nginx-light procps
+        chromium chromium-driver docker-cli docker-compose docker-buildx fonts-dejavu-core git iproute2 nginx-light \
+        procps wrk
 COPY --from=installer /opt/uv /opt/uv
 COPY tests/requirements.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache \

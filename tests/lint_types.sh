@@ -5,3 +5,4 @@ for roots in services/mlflow:services/admin services/mlflow services/mlflow:serv
     MYPYPATH=$roots mypy --cache-dir=/tmp/mypy "${roots##*:}"
 done
 MYPYPATH=services/admin:services/mlflow:services/secrets:services/bucket:trainer:tests mypy --cache-dir=/tmp/mypy tests
+MYPYPATH=tests mypy --cache-dir=/tmp/mypy bench

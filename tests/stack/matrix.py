@@ -1,8 +1,8 @@
 """Every route with every role: real requests about real things, and what came of them.
 
 A route's answer to a role is only ever "refused" (401, 403, 429, or closed) or not: what else MLflow says is not the
-edge's business. Requests carry the ids of things that exist, under every name that MLflow uses for them, so that a check that
-looks one up finds it. What a request may have destroyed is made again before the next.
+edge's business. Requests carry the ids of things that exist, under every name that MLflow uses for them, so that a
+check that looks one up finds it. What a request may have destroyed is made again before the next.
 """
 
 from __future__ import annotations

@@ -49,7 +49,9 @@ def account(*roles: str, password_hash: str = "hash", is_admin: bool = False) ->
     return Account(password_hash, is_admin, frozenset(roles), frozenset())
 
 
-@pytest.mark.parametrize("roles", [(), ("editor",), ("expires-2026-06-01T12:00:01Z",), ("expires-2027-01-01",)])
+@pytest.mark.parametrize(
+    "roles", [(), ("editor",), ("expires-2026-06-01T12:00:01Z",), ("expires-2027-01-01T00:00:00Z",)]
+)
 def test_these_may_log_in(roles: tuple[str, ...]) -> None:
     assert account(*roles).may_log_in(NOW)
 
@@ -60,7 +62,7 @@ def test_these_may_log_in(roles: tuple[str, ...]) -> None:
         ("disabled",),
         ("editor", "disabled"),
         ("expires-2026-06-01T12:00:00Z",),
-        ("expires-2027-01-01", "expires-2026-05-01T00:00:00+00:00"),
+        ("expires-2027-01-01T00:00:00Z", "expires-2026-05-01T00:00:00Z"),
         ("expires-tomorrow",),
         ("expires-",),
     ],
@@ -115,7 +117,12 @@ def test_a_right_login_is_hashed_once_and_read_every_two_seconds(store: Store) -
 
 @pytest.mark.parametrize(
     "changed",
-    [None, account("editor", password_hash="new"), account("editor", "disabled"), account("expires-2020-01-01")],
+    [
+        None,
+        account("editor", password_hash="new"),
+        account("editor", "disabled"),
+        account("expires-2020-01-01T00:00:00Z"),
+    ],
 )
 def test_a_changed_account_ends_within_two_seconds(store: Store, changed: Account | None) -> None:
     known = Identity(decoy="")

@@ -139,6 +139,8 @@ def check_password(content: bytes) -> str:
         raise FaultError(f"the password has {len(password)} characters: choose one of {MIN_PASSWORD} to {MAX_PASSWORD}")
     if not password.isprintable():
         raise FaultError("the password holds control characters or more than one line: choose one without")
+    if not password.isascii():  # tracking/rules.py says why, to other clients
+        raise FaultError("the password holds a character that is not ASCII: MLflow's artifact routes can't read it")
     return password
 
 

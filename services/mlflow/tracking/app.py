@@ -9,7 +9,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tracking import artifacts, audit, closed, identity, readiness, settings, spelling
+from tracking import artifacts, closed, identity, readiness, settings, spelling, targets
 
 AUTH_PATH = "/_stack/auth"
 READY_PATH = "/_stack/ready"
@@ -102,5 +102,5 @@ def create_app() -> ASGIApp:
     app = StackApp(create_mlflow_app(), chosen)
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)
-    audit.register(flask_app)
+    targets.register(flask_app)
     return app

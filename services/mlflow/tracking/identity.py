@@ -24,14 +24,13 @@ from datetime import UTC, datetime
 import sqlalchemy
 from starlette.types import Scope
 
+from tracking import roles
 from tracking.throttle import Throttle
 
 Credentials = tuple[str, str]
 
 REREAD_SECONDS = 2.0
 MAX_WAITING = 16  # logins that wait for scrypt; more are told to come again, so that nobody waits for long
-DISABLED = "disabled"
-EXPIRES = "expires-"
 ACCOUNT = sqlalchemy.text("""
     SELECT users.password_hash, users.is_admin,
         array_remove(array_agg(DISTINCT roles.name), NULL),
@@ -63,18 +62,9 @@ class Account:
     edits: frozenset[str]
 
     def may_log_in(self, now: datetime) -> bool:
-        """Return whether the account is neither disabled nor expired. A moment that can't be read has passed."""
-        if DISABLED in self.roles:
-            return False
-        for role in self.roles:
-            if role.startswith(EXPIRES):
-                try:
-                    end = datetime.fromisoformat(role.removeprefix(EXPIRES))
-                except ValueError:
-                    return False
-                if now >= (end if end.tzinfo else end.replace(tzinfo=UTC)):
-                    return False
-        return True
+        """Return whether the account is neither disabled nor expired."""
+        end = roles.find_expiry(self.roles)
+        return roles.DISABLED not in self.roles and (end is None or now < end)
 
 
 @dataclass(frozen=True)
@@ -143,8 +133,8 @@ def forget_in_mlflow(name: str) -> None:
 
 
 def be_nice() -> None:
-    """Let the calling thread run only when nobody else wants to (Linux: nice values are a thread's own)."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+    """Let other threads go first (on Linux nice values are a thread's own)."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 @dataclass

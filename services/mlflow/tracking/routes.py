@@ -1,6 +1,6 @@
 """Every route of the running version, from the server itself: `python -m tracking.routes` in its container.
 
-The tests hold this list against the reviewed one (tests/stack/routes.csv), so that an upgrade which adds a route is seen.
+The tests hold this list against the reviewed one (tests/stack/routes.csv): an upgrade that adds a route is seen.
 """
 
 from __future__ import annotations

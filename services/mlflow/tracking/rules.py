@@ -1,9 +1,8 @@
 """What MLflow's permissions can't say, asked after MLflow has allowed a request.
 
-MLflow lets every user create experiments and models, makes the creator of a model its manager, and takes EDIT for enough
-to move any alias. Here creating needs a role that may edit all, Production is a promoter's, and the last administrator
-stays. Everything else is MLflow's decision alone. One table of rules per kind of route; a rule raises what the client
-is told.
+MLflow lets every user create experiments and models, makes the creator of a model its manager, and takes EDIT for
+enough to move any alias. Here creating needs a role that may edit all, Production is a promoter's, and the last
+administrator stays. Everything else is MLflow's decision alone. A rule raises what the client is told.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from mlflow.protos import model_registry_pb2 as registry
 from mlflow.protos import service_pb2 as service
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, PERMISSION_DENIED, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.server import auth, handlers
-from mlflow.server.auth import routes
+from mlflow.server.auth import routes as user_routes
 from mlflow.tracing.constant import TraceTagKey
 from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 
-from tracking.identity import DISABLED, EXPIRES, Account, Identity
+from tracking import roles
+from tracking.identity import Account, Identity
 
-PROMOTER = "promoter"
 PROTECTED_ALIASES = {"production"}
 USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 LOCK = 0x61646D696E  # any number; "admin" in ASCII
@@ -56,7 +55,7 @@ def need_editor(account: Account, kinds: set[str], what: str) -> None:
 
 def need_promoter(account: Account, what: str) -> None:
     """Raise unless the account may promote."""
-    if not (account.is_admin or PROMOTER in account.roles):
+    if not (account.is_admin or roles.PROMOTER in account.roles):
         raise refuse(f"{what} needs the role promoter: ask somebody who has it, or an administrator")
 
 
@@ -191,7 +190,9 @@ def keep_an_admin(name: object, what: str) -> None:
     """
     connection = flask.g.stack_admin_lock = auth.store.engine.connect()
     connection.execute(sqlalchemy.text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
-    others = connection.execute(OTHER_ADMINS, {"name": str(name), "disabled": DISABLED, "expires": EXPIRES}).scalar()
+    others = connection.execute(
+        OTHER_ADMINS, {"name": str(name), "disabled": roles.DISABLED, "expires": roles.EXPIRES}
+    ).scalar()
     if not others:
         raise reject(f"{name!r} is the last administrator: {what} after another user is made administrator")
 
@@ -224,7 +225,7 @@ def assign_role(fields: dict[str, Any]) -> None:
         role = auth.store.get_role(int(fields.get("role_id", 0))).name
     except (MlflowException, TypeError, ValueError):
         return  # MLflow says so itself
-    if (role == DISABLED or role.startswith(EXPIRES)) and is_admin(fields.get("username")):
+    if (role == roles.DISABLED or role.startswith(roles.EXPIRES)) and is_admin(fields.get("username")):
         keep_an_admin(fields.get("username"), "end this account")
 
 
@@ -234,16 +235,16 @@ def is_admin(name: object) -> bool:
 
 
 USER_RULES: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
-    (routes.CREATE_USER, "POST"): create_user,
-    (routes.AJAX_CREATE_USER, "POST"): create_user,
-    (routes.UPDATE_USER_PASSWORD, "PATCH"): change_password,
-    (routes.AJAX_UPDATE_USER_PASSWORD, "PATCH"): change_password,
-    (routes.DELETE_USER, "DELETE"): delete_user,
-    (routes.AJAX_DELETE_USER, "DELETE"): delete_user,
-    (routes.UPDATE_USER_ADMIN, "PATCH"): update_admin,
-    (routes.AJAX_UPDATE_USER_ADMIN, "PATCH"): update_admin,
-    (routes.ASSIGN_ROLE, "POST"): assign_role,
-    (routes.AJAX_ASSIGN_ROLE, "POST"): assign_role,
+    (user_routes.CREATE_USER, "POST"): create_user,
+    (user_routes.AJAX_CREATE_USER, "POST"): create_user,
+    (user_routes.UPDATE_USER_PASSWORD, "PATCH"): change_password,
+    (user_routes.AJAX_UPDATE_USER_PASSWORD, "PATCH"): change_password,
+    (user_routes.DELETE_USER, "DELETE"): delete_user,
+    (user_routes.AJAX_DELETE_USER, "DELETE"): delete_user,
+    (user_routes.UPDATE_USER_ADMIN, "PATCH"): update_admin,
+    (user_routes.AJAX_UPDATE_USER_ADMIN, "PATCH"): update_admin,
+    (user_routes.ASSIGN_ROLE, "POST"): assign_role,
+    (user_routes.AJAX_ASSIGN_ROLE, "POST"): assign_role,
 }
 
 

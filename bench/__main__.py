@@ -1,0 +1,106 @@
+"""`./stack bench`: start all servers, measure them one after the other, print the tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import client, effort, gateway, guesses, load, settings, stacks
+from bench.latency import Sample
+from bench.report import Machine, Report, Server
+
+OK = 200
+
+
+def say(text: str) -> None:
+    """Show progress, beside the tables."""
+    print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+def measure_one(url: str, login: client.Login, seconds: float) -> Sample:
+    """Measure one client of a server that is warm. Raises LoadError if it is refused."""
+    sample = client.measure(url, login, seconds)
+    if set(sample.statuses) != {OK}:
+        raise load.LoadError(f"{url}: answers other than 200: {dict(sample.statuses)}")
+    return sample
+
+
+def measure_twins(servers: stacks.Servers, chosen: effort.Effort, scratch: Path) -> list[Server]:
+    """Measure this stack and its twin without a login by turns, so that both see the same machine."""
+    twin = servers.start_others("open-mlflow", "open-nginx")
+    urls = {"login": servers.url, "open": twin}
+    samples = {name: Sample() for name in urls}
+    for url in urls.values():
+        measure_one(url, servers.login, 1)
+    for _ in range(chosen.rounds):
+        for name, url in urls.items():
+            samples[name].add(measure_one(url, servers.login, chosen.round_seconds))
+    titles = {"login": "this stack, logged in", "open": "the same gateway and MLflow without login"}
+    result = [
+        Server(n, titles[n], samples[n].summarize(), load.measure(url, servers.login, chosen.load_seconds, scratch))
+        for n, url in urls.items()
+    ]
+    servers.stop("open-nginx", "open-mlflow")
+    return result
+
+
+def measure_stock(servers: stacks.Servers, chosen: effort.Effort, scratch: Path) -> list[Server]:
+    """Measure stock MLflow with and without its login; this stack is stopped."""
+    servers.stop("nginx", "mlflow", "objectstore", "postgres")
+    servers.start_stock_database()
+    result = []
+    for name, service, title in (
+        ("stock_login", "stock-login", "stock MLflow, --app-name basic-auth"),
+        ("stock_open", "stock-open", "stock MLflow without login"),
+    ):
+        url = servers.start_others(service)
+        measure_one(url, servers.login, 1)
+        one = measure_one(url, servers.login, chosen.stock_seconds)
+        eight = load.measure(url, servers.login, chosen.stock_load_seconds, scratch)
+        result.append(Server(name, title, one.summarize(), eight))
+        servers.stop(service)
+    return result
+
+
+def measure_all(chosen: effort.Effort, place: settings.Settings) -> Report:
+    """Start everything, measure everything. Raises LoadError, TemplateError, GuessError."""
+    machine = Machine(os.cpu_count() or 1, os.getloadavg()[0])
+    servers = stacks.prepare(place)
+    say("Starting this stack")
+    servers.start()
+    say("Measuring it beside its twin without a login")
+    twins = measure_twins(servers, chosen, place.scratch)
+    say(f"Measuring it while {guesses.PER_SECOND} wrong logins a second arrive")
+    names = guesses.make_users(servers, chosen.users + guesses.FLOODED)
+    flooded, timed = names[: guesses.FLOODED], names[guesses.FLOODED :]
+    flood = guesses.measure_flood(place, servers, chosen, flooded)
+    say("Timing wrong passwords and unknown users")
+    timing = guesses.measure_timing(place, servers, chosen, timed)
+    say("Measuring stock MLflow")
+    stock = measure_stock(servers, chosen, place.scratch)
+    return Report(machine, [*twins, *stock], flood, timing)
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="a look whether it works: the figures mean little")] = False,
+    full: Annotated[bool, typer.Option(help="longer, and 1,000 wrong logins of each kind")] = False,
+) -> None:
+    """Measure, and write figures.json into the scratch folder."""
+    if quick and full:
+        sys.exit("bench: --quick and --full exclude each other: choose one")
+    chosen = effort.QUICK if quick else effort.FULL if full else effort.USUAL
+    place = settings.load()
+    try:
+        report = measure_all(chosen, place)
+    except (load.LoadError, gateway.TemplateError, guesses.GuessError) as error:
+        sys.exit(f"bench: {error}")
+    print(report.to_text())
+    (place.scratch / "figures.json").write_text(json.dumps(report.to_data(), indent=2, ensure_ascii=False) + "\n")
+
+
+typer.run(main)

@@ -1,0 +1,54 @@
+"""One client on one connection that it keeps: each answer is timed by itself, so that percentiles are exact."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import time
+from urllib.parse import urlsplit
+
+from bench.latency import Sample
+
+# Needs a login, the server and its database.
+QUESTION = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+TIMEOUT_SECONDS = 60
+Login = tuple[str, str]
+
+
+def make_header(login: Login) -> str:
+    """Return the value of HTTP Basic's Authorization header."""
+    return "Basic " + base64.b64encode(":".join(login).encode()).decode()
+
+
+def connect(url: str, source: str = "") -> http.client.HTTPConnection:
+    """Return a connection to the server of a URL, from one of this machine's addresses."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(
+        address.hostname or "", address.port, timeout=TIMEOUT_SECONDS, source_address=(source, 0) if source else None
+    )
+    connection.connect()
+    return connection
+
+
+def ask(connection: http.client.HTTPConnection, authorization: str) -> tuple[int, float]:
+    """Ask the question once. Returns the status and the milliseconds until the answer was there."""
+    start = time.perf_counter()
+    connection.request("GET", QUESTION, headers={"Authorization": authorization})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status, (time.perf_counter() - start) * 1000
+
+
+def measure(url: str, login: Login, seconds: float) -> Sample:
+    """Ask one question after the other for a while."""
+    sample = Sample()
+    authorization = make_header(login)
+    connection = connect(url)
+    start = time.perf_counter()
+    while (now := time.perf_counter()) < start + seconds:
+        status, milliseconds = ask(connection, authorization)
+        sample.milliseconds.append(milliseconds)
+        sample.statuses[status] += 1
+    sample.seconds = max(now - start, seconds)
+    connection.close()
+    return sample

@@ -1,0 +1,62 @@
+"""How long to measure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Effort:
+    """One answer to "how exact".
+
+    Attributes:
+        rounds: how often this stack and its twin without a login take turns.
+        round_seconds: how long each turn is.
+        stock_seconds: how long one client asks a stock server.
+        load_seconds: how long eight clients ask this stack and its twin.
+        stock_load_seconds: how long eight clients ask a stock server, which takes seconds for each answer.
+        guess_seconds: how long wrong logins arrive.
+        guesses: how many of each kind are timed.
+        users: how many accounts those guesses are spread over: few for each, so that no throttle answers.
+    """
+
+    rounds: int
+    round_seconds: float
+    stock_seconds: float
+    load_seconds: int
+    stock_load_seconds: int
+    guess_seconds: float
+    guesses: int
+    users: int
+
+
+QUICK = Effort(
+    rounds=2,
+    round_seconds=0.5,
+    stock_seconds=2,
+    load_seconds=2,
+    stock_load_seconds=20,
+    guess_seconds=2,
+    guesses=10,
+    users=5,
+)
+USUAL = Effort(
+    rounds=5,
+    round_seconds=2,
+    stock_seconds=15,
+    load_seconds=8,
+    stock_load_seconds=30,
+    guess_seconds=10,
+    guesses=40,
+    users=20,
+)
+FULL = Effort(
+    rounds=10,
+    round_seconds=3,
+    stock_seconds=30,
+    load_seconds=15,
+    stock_load_seconds=60,
+    guess_seconds=10,
+    guesses=1000,
+    users=200,
+)
