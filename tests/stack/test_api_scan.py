@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]
 from hypothesis import HealthCheck, Phase, given, settings
 
 from stack.deployment import Deployment
@@ -90,7 +90,9 @@ def describe_endpoint(path: str, method: str, message: Descriptor, known: dict[s
             "name": name,
             "in": "path",
             "required": True,
-            "schema": {"anyOf": [{"enum": known.get(name, ["x"])}, {"type": "string", "minLength": 1, "maxLength": 40}]},
+            "schema": {
+                "anyOf": [{"enum": known.get(name, ["x"])}, {"type": "string", "minLength": 1, "maxLength": 40}]
+            },
         }
         for name in in_path
     ]
@@ -192,7 +194,8 @@ def scan(
     schema.config.update(base_url=stack.url)
     session = requests.Session()
     session.auth = login
-    for result in schema.get_all_operations():
+    results: Iterator[Any] = schema.get_all_operations()
+    for result in results:
         operation = result.ok()
         for case in make_cases(operation, examples):
             yield f"{operation.method.upper()} {operation.path}", case.call(session=session, timeout=30)

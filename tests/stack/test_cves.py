@@ -32,7 +32,11 @@ PROMPT = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
 
 def fill(text: str, intruders: Intruders) -> str:
     """Put the secret's whereabouts into a vector."""
-    values = {"SECRET_FOLDER": intruders.secret_folder, "SECRET_RUN": intruders.run, "SECRET_EXPERIMENT": intruders.experiment}
+    values = {
+        "SECRET_FOLDER": intruders.secret_folder,
+        "SECRET_RUN": intruders.run,
+        "SECRET_EXPERIMENT": intruders.experiment,
+    }
     for name, value in values.items():
         text = text.replace(name, value)
     return text
@@ -145,7 +149,7 @@ def test_an_experiment_in_its_own_place_is_as_ever(stack: Deployment, intruders:
     assert answer.text == "own"
 
 
-# ----------------------------------------------------------------------------- source: where a model version's bytes are
+# ---------------------------------------------------------------------------- source: where a model version's bytes are
 SOURCES: list[tuple[str, str, dict[str, Any]]] = [
     ("CVE-2023-1176", "/etc/passwd", {}),  # tells whether a file exists
     ("CVE-2023-1177", "/etc", {}),
@@ -243,7 +247,9 @@ def test_a_model_version_of_an_own_run_is_as_ever(stack: Deployment, intruders: 
     path = f"/model-versions/get-artifact?name={intruders.own_model}&version={own}&path=own.txt"
     assert stack.ask(path, intruders.editor).text == "own"
     prompt = f"Prompt_{secrets.token_hex(4)}"
-    ask_ok(stack, intruders.editor, "POST", "/api/2.0/mlflow/registered-models/create", {"name": prompt, "tags": PROMPT})
+    ask_ok(
+        stack, intruders.editor, "POST", "/api/2.0/mlflow/registered-models/create", {"name": prompt, "tags": PROMPT}
+    )
     for source in ("dummy-source", "prompt-template"):
         ask_ok(stack, intruders.editor, "POST", CREATE_VERSION, {"name": prompt, "source": source, "tags": PROMPT})
 
@@ -365,7 +371,12 @@ def list_unchecked(intruders: Intruders) -> list[tuple[str, str, str, Any]]:
         ("artifacts", "GET", "/api/2.0/mlflow-artifacts/artifacts?path=", None),
         ("artifacts", "GET", "/api/2.0/mlflow-artifacts/artifacts", None),
         ("presigned", "GET", f"/api/2.0/mlflow-artifacts/presigned/{secret}/secret.txt", None),
-        ("presigned", "POST", "/api/2.0/mlflow/artifacts/presigned-download-url", {"run_id": run, "path": "secret.txt"}),
+        (
+            "presigned",
+            "POST",
+            "/api/2.0/mlflow/artifacts/presigned-download-url",
+            {"run_id": run, "path": "secret.txt"},
+        ),
         ("presigned", "POST", "/api/2.0/mlflow/artifacts/presigned-upload-url", {"run_id": run, "path": "x"}),
         # traces and assessments
         ("CVE-2025-15381", "GET", f"/api/3.0/mlflow/traces/{trace}", None),
@@ -468,7 +479,15 @@ def scorer(module: str) -> str:
 UNCHECKED = [
     f"{number}-{method} {path}"
     for number, method, path, _ in list_unchecked(
-        Intruders(*((("", ""),) * 4), experiment="E", secret_name="S", run="R", own_experiment="OE", own_run="OR", own_model="OM")
+        Intruders(
+            *((("", ""),) * 4),
+            experiment="E",
+            secret_name="S",
+            run="R",
+            own_experiment="OE",
+            own_run="OR",
+            own_model="OM",
+        )
     )
 ]
 
@@ -516,7 +535,11 @@ def test_the_secret_is_in_no_search(stack: Deployment, intruders: Intruders) -> 
             "/graphql",
             {"query": '{ mlflowSearchModelVersions(input: {filter: ""}) { modelVersions { name runId } } }'},
         ),
-        ("POST", "/graphql", {"query": f'{{ mlflowGetRun(input: {{runId: "{intruders.run}"}}) {{ run {{ info {{ runId }} }} }} }}'}),
+        (
+            "POST",
+            "/graphql",
+            {"query": f'{{ mlflowGetRun(input: {{runId: "{intruders.run}"}}) {{ run {{ info {{ runId }} }} }} }}'},
+        ),
         (
             "POST",
             "/graphql",
@@ -602,7 +625,9 @@ def test_a_traces_folder_is_not_what_its_tag_says(
         assert not any(map(discloses, read_trace(stack, intruders.editor, trace)))
 
 
-@pytest.mark.parametrize("name", ["../../SECRET_FOLDER", "..", "/etc", "../../SECRET_EXPERIMENT/SECRET_RUN", "..%2f..%2fx", "..\\..\\x"])
+@pytest.mark.parametrize(
+    "name", ["../../SECRET_FOLDER", "..", "/etc", "../../SECRET_EXPERIMENT/SECRET_RUN", "..%2f..%2fx", "..\\..\\x"]
+)
 def test_cve_2026_53995_a_traces_id_is_no_path(stack: Deployment, intruders: Intruders, name: str) -> None:
     """The vector: an id with `..` for a new trace, whose files are then written and read beside its folder."""
     name = fill(name, intruders)
@@ -616,7 +641,12 @@ def test_cve_2025_15381_a_trace_needs_the_right_to_its_experiment(stack: Deploym
     started = start_trace(stack, intruders.admin, intruders.experiment, tags={"note": SECRET})
     trace = started.json()["trace"]["trace_info"]["trace_id"]
     assert discloses(ask(stack, intruders.admin, "GET", f"/api/3.0/mlflow/traces/{trace}"))
-    assessment = {"assessment_name": "x", "trace_id": trace, "feedback": {"value": True}, "source": {"source_type": "HUMAN"}}
+    assessment = {
+        "assessment_name": "x",
+        "trace_id": trace,
+        "feedback": {"value": True},
+        "source": {"source_type": "HUMAN"},
+    }
     for login in (intruders.editor, intruders.newcomer, intruders.viewer):
         assert_refused(start_trace(stack, login, intruders.experiment))
         for answer in (*read_trace(stack, login, trace), ask(stack, login, "GET", f"/api/3.0/mlflow/traces/{trace}")):
@@ -625,7 +655,11 @@ def test_cve_2025_15381_a_trace_needs_the_right_to_its_experiment(stack: Deploym
         attempts = [
             ("POST", f"/api/3.0/mlflow/traces/{trace}/assessments", {"assessment": assessment}),
             ("PATCH", f"/api/3.0/mlflow/traces/{trace}/tags", {"key": "intruder", "value": "x"}),
-            ("POST", "/api/3.0/mlflow/traces/delete-traces", {"experiment_id": intruders.experiment, "request_ids": [trace]}),
+            (
+                "POST",
+                "/api/3.0/mlflow/traces/delete-traces",
+                {"experiment_id": intruders.experiment, "request_ids": [trace]},
+            ),
         ]
         for method, path, body in attempts:
             assert_refused(ask(stack, login, method, path, body))
@@ -827,7 +861,9 @@ def test_cve_2026_33865_an_artifact_is_not_run_in_the_pages_origin(
 # ---------------------------------------------------------------------------------------------------------- loads
 def test_cve_2025_0453_a_batch_of_questions_is_refused(stack: Deployment, intruders: Intruders) -> None:
     """The vector: one GraphQL request with hundreds of searches, which holds a worker for as long as it takes."""
-    search = f'mlflowSearchRuns(input: {{experimentIds: ["{intruders.own_experiment}"]}}) {{ runs {{ info {{ runId }} }} }}'
+    search = (
+        f'mlflowSearchRuns(input: {{experimentIds: ["{intruders.own_experiment}"]}}) {{ runs {{ info {{ runId }} }} }}'
+    )
     aliases = "{ " + " ".join(f"a{index}: {search}" for index in range(500)) + " }"
     nested = "{ " + search.replace("runId", "runId " + "... on MlflowRunInfo { runId " * 500 + "}" * 500) + " }"
     fragments = (
@@ -880,7 +916,9 @@ def test_cve_2024_3099_a_models_name_is_one_name(stack: Deployment, intruders: I
 # --------------------------------------------------------------------------------- fields that hold an address
 def test_addresses_in_datasets_models_and_tags_are_only_text(stack: Deployment, intruders: Intruders) -> None:
     """A dataset's source, a model's own description and tags may say anything; the server must not go there."""
-    run = ask_ok(stack, intruders.editor, "POST", CREATE_RUN, {"experiment_id": intruders.own_experiment})["run"]["info"]
+    run = ask_ok(stack, intruders.editor, "POST", CREATE_RUN, {"experiment_id": intruders.own_experiment})["run"][
+        "info"
+    ]
     source = json.dumps({"url": "http://postgres:5432/", "uri": "file:///etc/passwd"})
     dataset = {"name": "d", "digest": "1", "source_type": "http", "source": source}
     ask_ok(

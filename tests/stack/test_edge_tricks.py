@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 import requests
@@ -398,10 +398,10 @@ def test_no_header_makes_a_user_somebody_else(stack: Deployment, intruders: Intr
     assert others == {}
 
 
-@pytest.mark.parametrize("path", ["/gateway/x/invocations", "/gateway/mlflow/v1/chat/completions", "/ajax-api/3.0/jobs/1"])
-def test_a_second_login_in_another_header_is_not_believed(
-    stack: Deployment, intruders: Intruders, path: str
-) -> None:
+@pytest.mark.parametrize(
+    "path", ["/gateway/x/invocations", "/gateway/mlflow/v1/chat/completions", "/ajax-api/3.0/jobs/1"]
+)
+def test_a_second_login_in_another_header_is_not_believed(stack: Deployment, intruders: Intruders, path: str) -> None:
     value = basic(intruders.admin).partition(": ")[2]
     plain = request(stack.port, path, "Content-Length: 2", method="POST", login=intruders.viewer, body="{}")
     both = request(
@@ -472,9 +472,7 @@ def test_an_absolute_target_does_not_get_past_the_host_check(stack: Deployment, 
 def test_what_is_too_long_is_refused_and_nothing_breaks(
     stack: Deployment, intruders: Intruders, target: str, headers: str, login: str | None
 ) -> None:
-    reply = request(
-        stack.port, target, *filter(None, [headers]), login=getattr(intruders, login) if login else None
-    )
+    reply = request(stack.port, target, *filter(None, [headers]), login=getattr(intruders, login) if login else None)
     assert set(reply.statuses) <= REFUSALS
     assert stack.is_served(intruders.admin)
 
@@ -719,7 +717,19 @@ def test_naming_two_runs_in_a_body_changes_the_own_one_or_none(
     assert "intruder" not in json.dumps(run)
 
 
-SPELLINGS = ["0{id}", "%20{id}", "{id}%20", "%2B{id}", "{digits}", "{id}.0", "{id}e0", "0x{id}", "{id}%0a", "{id}_", "00{id}"]
+SPELLINGS = [
+    "0{id}",
+    "%20{id}",
+    "{id}%20",
+    "%2B{id}",
+    "{digits}",
+    "{id}.0",
+    "{id}e0",
+    "0x{id}",
+    "{id}%0a",
+    "{id}_",
+    "00{id}",
+]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -729,7 +739,7 @@ def test_another_spelling_of_an_experiments_number_is_not_another_experiment(
     """MLflow compares rights by text and looks up by number: "01" has to fail where "1" is denied."""
     arabic = "".join(chr(0x0660 + int(digit)) for digit in intruders.experiment)
     written = spelling.format(id=intruders.experiment, digits=quote(arabic))
-    text = requests.utils.unquote(written)
+    text = unquote(written)
     get = "/api/2.0/mlflow/experiments/get?experiment_id="
     shown = {
         "experiments/get": request(stack.port, get + written, login=intruders.editor),
@@ -743,7 +753,8 @@ def test_another_spelling_of_an_experiments_number_is_not_another_experiment(
             f'mlflowSearchRuns(input: {{experimentIds: ["{text}"]}}) {{ runs {{ info {{ runId }} }} }} }}'
         },
         "/graphql ": {
-            "query": "query Q($id: String!) { mlflowGetExperiment(input: {experimentId: $id}) { experiment { name } } }",
+            "query": "query Q($id: String!) { mlflowGetExperiment(input: {experimentId: $id}) "
+            "{ experiment { name } } }",
             "variables": {"id": text},
         },
         "/graphql  ": {
