@@ -1,4 +1,4 @@
-"""Published vulnerabilities of MLflow, each tried on the running stack with its own vector; the number is the test's id.
+"""Published vulnerabilities of MLflow, each tried on the running stack with its vector; the number is the test's id.
 
 Who tries: somebody without a login, a user who may edit nearly everything (`editor`), and one who was given nothing
 (`newcomer`). Each must fail, and neither the secret of another team nor a file of the server may be in an answer.

@@ -757,13 +757,6 @@ def test_another_spelling_of_an_experiments_number_is_not_another_experiment(
             "{ experiment { name } } }",
             "variables": {"id": text},
         },
-        "/graphql  ": {
-            "query": f'{{ mlflowGetExperiment(input: {{experimentId: "\\u{{30}}{intruders.experiment}"}}) '
-            "{ experiment { name } } }"
-        },
-        "/graphql   ": {
-            "query": f'{{ mlflowGetExperiment(input: {{experimentId: """{text}"""}}) {{ experiment {{ name }} }} }}'
-        },
         "/api/2.0/mlflow/runs/create": {"experiment_id": text, "run_name": "intruder"},
         "/api/2.0/mlflow/experiments/update": {"experiment_id": text, "new_name": "intruder"},
         "/api/2.0/mlflow/experiments/set-experiment-tag": {"experiment_id": text, "key": "intruder", "value": "x"},
@@ -798,6 +791,39 @@ def test_another_spelling_of_an_experiments_number_is_not_another_experiment(
     assert SECRET_NAME in after["name"]
     assert "intruder" not in [tag["key"] for tag in after.get("tags", [])]
     assert [run["info"]["run_id"] for run in runs] == [intruders.run]
+
+
+LITERALS = [
+    '"0{id}"',
+    '"\\u0030{id}"',
+    '"\\u{{30}}{id}"',
+    '"\\u{{000030}}{id}"',
+    '"""0{id}"""',
+    '"""\n  0{id}\n"""',
+    '"{id}"',
+]
+
+
+@pytest.mark.parametrize("literal", LITERALS)
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{{ mlflowGetExperiment(input: {{experimentId: {id}}}) {{ experiment {{ name }} }} }}",
+        "{{ mlflowSearchRuns(input: {{experimentIds: [{id}]}}) {{ runs {{ info {{ runId }} }} }} }}",
+        "{{ mlflowSearchRuns(input: {{experimentIds: {id}}}) {{ runs {{ info {{ runId }} }} }} }}",
+        "query Q($id: String = {id}) "
+        "{{ mlflowGetExperiment(input: {{experimentId: $id}}) {{ experiment {{ name }} }} }}",
+    ],
+)
+def test_a_graphql_text_is_read_as_graphql_reads_it(
+    stack: Deployment, intruders: Intruders, query: str, literal: str
+) -> None:
+    """GraphQL has escapes and block strings that JSON has not."""
+    body = {"query": query.format(id=literal.format(id=intruders.experiment))}
+    reply = read_json(stack, intruders.editor, "/graphql", json.dumps(body))
+    assert reply.statuses[0] in {200, 400, 403}
+    assert SECRET_NAME.encode() not in reply.body
+    assert intruders.run.encode() not in reply.body
 
 
 def test_the_raw_client_reads_answers_as_they_are(stack: Deployment, intruders: Intruders) -> None:
