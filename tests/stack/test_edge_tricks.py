@@ -811,8 +811,7 @@ LITERALS = [
         "{{ mlflowGetExperiment(input: {{experimentId: {id}}}) {{ experiment {{ name }} }} }}",
         "{{ mlflowSearchRuns(input: {{experimentIds: [{id}]}}) {{ runs {{ info {{ runId }} }} }} }}",
         "{{ mlflowSearchRuns(input: {{experimentIds: {id}}}) {{ runs {{ info {{ runId }} }} }} }}",
-        "query Q($id: String = {id}) "
-        "{{ mlflowGetExperiment(input: {{experimentId: $id}}) {{ experiment {{ name }} }} }}",
+        "query Q($i: String = {id}) {{ mlflowGetExperiment(input: {{experimentId: $i}}) {{ experiment {{ name }} }} }}",
     ],
 )
 def test_a_graphql_text_is_read_as_graphql_reads_it(
