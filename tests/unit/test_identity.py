@@ -146,16 +146,56 @@ def test_a_password_changed_while_it_is_checked_is_not_remembered(store: Store) 
 def test_a_right_password_is_not_counted_as_a_guess_nor_stopped_by_others(store: Store) -> None:
     known = Identity(decoy="")
     assert ask(known).known
-    for _ in range(20):
-        ask(known, "wrong")
-    assert ask(known, "wrong").wait > 0
+    for number in range(20):
+        ask(known, f"wrong{number}")
+    assert ask(known, "wrong again").wait > 0
     assert ask(known).known
+
+
+def test_an_old_password_sent_again_and_again_is_one_guess(store: Store) -> None:
+    known = Identity(decoy="")
+    verdicts = [ask(known, "old") for _ in range(100)]
+    assert verdicts == [Verdict(known=False)] * 100
+    assert store.hashes == 1
+    assert ask(known).known
+
+
+def test_a_password_that_was_wrong_is_right_once_it_was_set(store: Store) -> None:
+    known = Identity(decoy="")
+    assert not ask(known, "next").known
+    store.accounts["carol"] = account(password_hash="new")
+    store.right = "next"
+    store.now = 2.0
+    assert ask(known, "next").known
+
+
+def test_a_disabled_user_who_goes_on_asking_is_let_in_when_enabled(store: Store) -> None:
+    known = Identity(decoy="")
+    store.accounts["carol"] = account("editor", "disabled")
+    assert [ask(known).known for _ in range(50)] == [False] * 50
+    store.accounts["carol"] = account("editor")
+    store.now = 2.0
+    assert ask(known).known
+
+
+def test_a_store_that_can_not_be_asked_lets_nobody_in(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Identity(decoy="")
+    assert ask(known).known
+
+    def fail(_name: str) -> Account | None:
+        raise OSError("away")
+
+    monkeypatch.setattr(identity, "read_account", fail)
+    store.now = 2.0
+    for _ in range(3):
+        with pytest.raises(OSError, match="away"):
+            ask(known)
 
 
 def test_guesses_are_not_hashed_once_there_were_too_many(store: Store) -> None:
     known = Identity(decoy="")
-    for _ in range(50):
-        ask(known, "wrong", "nobody")
+    for number in range(50):
+        ask(known, f"wrong{number}", "nobody")
     assert store.hashes == 10
 
 

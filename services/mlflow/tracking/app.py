@@ -13,6 +13,7 @@ from tracking import artifacts, closed, identity, readiness, settings, spelling,
 
 AUTH_PATH = "/_stack/auth"
 READY_PATH = "/_stack/ready"
+MAX_DRAINED = 1024 * 1024
 RETRY_HEADER = "x-stack-retry-after"
 
 Refusal = tuple[int, None, dict[str, str]]  # status, no body, headers: the body is the gateway's
@@ -30,6 +31,18 @@ async def respond(send: Send, status: int, body: object = None, headers: dict[st
         }
     )
     await send({"type": "http.response.body", "body": content})
+
+
+async def drain(receive: Receive) -> None:
+    """Read the request's body before it is refused, unless it is large.
+
+    The gateway passes a body on while it comes, and ends the connection of a client whose answer came before its end.
+    """
+    size, more = 0, True
+    while more and size < MAX_DRAINED:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
 
 
 class StackApp:
@@ -56,12 +69,15 @@ class StackApp:
             await respond(send, 503 if faults else 200, {"faults": faults})
         # The gateway has asked already, another worker perhaps: here the answer also keeps this worker's caches fresh.
         elif refusal := await self.find_refusal(scope):
+            await drain(receive)
             await respond(send, *refusal)
         elif scope["path"] == AUTH_PATH:
             await respond(send, 204)
         elif not spelling.is_header_plain(scope):
+            await drain(receive)
             await respond(send, 400, {"error_code": "INVALID_PARAMETER_VALUE", "message": spelling.HEADER_FAULT})
         elif reason := self.closed.find_reason(scope["path"]):
+            await drain(receive)
             await respond(send, 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": reason})
         else:
             await self.mlflow_app(scope, receive, send)

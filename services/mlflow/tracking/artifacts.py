@@ -16,8 +16,8 @@ from mlflow.store.artifact.artifact_repository_registry import _artifact_reposit
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _get_s3_client
 
 PUBLIC_URL = "STACK_PUBLIC_URL"
-# A signed URL outlives its user's account: so it is short-lived, whatever a client asks for (in seconds). The URLs of an
-# upload's parts are all signed before the first is sent, and a large file on a slow line takes long.
+# A signed URL outlives its user's account: so it is short-lived, whatever a client asks for (in seconds). The URLs of
+# an upload's parts are all signed before the first is sent, and a large file on a slow line takes long.
 MAX_SECONDS = 300
 MAX_SECONDS_PART = 3600
 

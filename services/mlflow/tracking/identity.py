@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import sqlalchemy
+from cachetools import LRUCache
 from starlette.types import Scope
 
 from tracking import roles
@@ -30,6 +31,8 @@ from tracking.throttle import Throttle
 Credentials = tuple[str, str]
 
 REREAD_SECONDS = 2.0
+NEVER = float("-inf")
+MAX_REMEMBERED = 10_000  # accounts, and answers of scrypt
 MAX_WAITING = 16  # logins that wait for scrypt; more are told to come again, so that nobody waits for long
 ACCOUNT = sqlalchemy.text("""
     SELECT users.password_hash, users.is_admin,
@@ -65,6 +68,21 @@ class Account:
         """Return whether the account is neither disabled nor expired."""
         end = roles.find_expiry(self.roles)
         return roles.DISABLED not in self.roles and (end is None or now < end)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What scrypt said of a password; it holds as long as the stored hash is the same.
+
+    That it was wrong is remembered too: a script with an old password, which asks again and again, is no guesser.
+
+    Attributes:
+        is_right: what it said.
+        password_hash: that the account had, None for no such user.
+    """
+
+    is_right: bool
+    password_hash: str | None
 
 
 @dataclass(frozen=True)
@@ -106,6 +124,16 @@ def read_account(name: str) -> Account | None:
     return Account(row[0], bool(row[1]), frozenset(row[2] or ()), frozenset(row[3] or ()))
 
 
+def find_hash(account: Account | None) -> str | None:
+    """Return the stored hash, None for no such user."""
+    return account.password_hash if account is not None else None
+
+
+def may_log_in(account: Account | None) -> bool:
+    """Return whether there is such an account, and it may log in now."""
+    return account is not None and account.may_log_in(datetime.now(UTC))
+
+
 def make_decoy() -> str:
     """Return a hash that no password fits, as costly to check as a real one."""
     from werkzeug.security import generate_password_hash
@@ -142,8 +170,8 @@ class Identity:
     """What one worker knows of its users; made after the fork, used by its event loop."""
 
     throttle: Throttle = field(default_factory=Throttle)
-    accounts: dict[str, tuple[Account, float]] = field(default_factory=dict)
-    verified: dict[str, dict[bytes, str]] = field(default_factory=dict)  # user: {digest of password: hash it fits}
+    accounts: LRUCache[str, tuple[Account | None, float]] = field(default_factory=lambda: LRUCache(MAX_REMEMBERED))
+    checked: LRUCache[tuple[str, bytes], Checked] = field(default_factory=lambda: LRUCache(MAX_REMEMBERED))
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     decoy: str = field(default_factory=make_decoy)
     waiting: int = 0
@@ -154,57 +182,52 @@ class Identity:
         """Return whether the login is right. Raises SQLAlchemyError, MlflowException if the store can't be asked."""
         name, password = credentials
         digest = hmac.new(self.key, password.encode(), hashlib.sha256).digest()
-        remembered = self.verified.get(name, {}).get(digest)
-        if remembered is not None:
+        if (checked := self.checked.get((name, digest))) is not None:
             account = await self.read(name)
-            if account is not None and account.password_hash == remembered and account.may_log_in(datetime.now(UTC)):
-                return Verdict(known=True)
+            if find_hash(account) == checked.password_hash:
+                return Verdict(known=checked.is_right and may_log_in(account))
         if wait := self.throttle.find_wait(name, address, time.monotonic()):
             return Verdict(known=False, wait=wait)
         if self.waiting >= MAX_WAITING:
             return Verdict(known=False, wait=1)
-        account = await self.read(name, fresh=True)
+        before = await self.read(name, fresh=True)
         self.waiting += 1
         try:
-            right = await self.run(self.hasher, lambda: check_password(credentials, self.decoy))
+            is_right = await self.run(self.hasher, lambda: check_password(credentials, self.decoy))
         finally:
             self.waiting -= 1
-        if right and account is not None and account.may_log_in(datetime.now(UTC)):
-            # (read again: the password may have been changed while scrypt ran)
-            after = await self.read(name, fresh=True)
-            if after is not None and after.password_hash == account.password_hash:
-                self.verified.setdefault(name, {})[digest] = account.password_hash
-                return Verdict(known=True)
-        self.throttle.count_failure(name, address, time.monotonic())
-        return Verdict(known=False)
+        after = await self.read(name, fresh=True)
+        if find_hash(after) != find_hash(before):  # the password was changed while scrypt ran
+            return Verdict(known=False, wait=1)
+        self.checked[name, digest] = Checked(is_right, find_hash(after))
+        if not is_right:
+            self.throttle.count_failure(name, address, time.monotonic())
+        return Verdict(known=is_right and may_log_in(after))
 
     async def read(self, name: str, *, fresh: bool = False) -> Account | None:
         """Return the account as it was at most REREAD_SECONDS ago; `fresh`: as it is."""
-        known, since = self.accounts.get(name, (None, float("-inf")))
+        known, since = self.accounts.get(name, (None, NEVER))
         now = time.monotonic()
         if not fresh and now - since < REREAD_SECONDS:
             return known
-        if known is not None:
+        if since != NEVER:
             self.accounts[name] = (known, now)  # requests that come meanwhile need not ask too
         try:
             account = await self.run(self.readers, lambda: read_account(name))
         except Exception:
-            if known is not None:
-                self.accounts[name] = (known, since)
+            self.accounts[name] = (known, NEVER)
             raise
         if known is not None and account != known:
             forget_in_mlflow(name)
-            if account is None or account.password_hash != known.password_hash:
-                self.verified.pop(name, None)
-        if account is None:
-            self.accounts.pop(name, None)
-        else:
-            self.accounts[name] = (account, now)
+        self.accounts[name] = (account, now)
         return account
 
     def find_account(self, name: str) -> Account:
         """Return the account of a user whose request is being answered. Raises KeyError for anybody else."""
-        return self.accounts[name][0]
+        account, _ = self.accounts[name]
+        if account is None:
+            raise KeyError(name)
+        return account
 
     @staticmethod
     async def run[T](executor: ThreadPoolExecutor, function: Callable[[], T]) -> T:

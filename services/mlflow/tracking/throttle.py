@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections import OrderedDict
 from dataclasses import dataclass, field
+
+from cachetools import LRUCache
 
 MAX_BUCKETS = 50_000  # about 10 MB; the one unused for longest goes first
 
@@ -45,7 +46,7 @@ def find_network(address: str) -> str:
 class Throttle:
     """Counts wrong logins. Not thread-safe: one event loop's."""
 
-    buckets: OrderedDict[tuple[str, ...], tuple[float, float]] = field(default_factory=OrderedDict)
+    buckets: LRUCache[tuple[str, ...], tuple[float, float]] = field(default_factory=lambda: LRUCache(MAX_BUCKETS))
 
     def find_wait(self, user: str, address: str, now: float) -> int:
         """Return after how many seconds this user may try again from this address; 0: now."""
@@ -60,9 +61,6 @@ class Throttle:
         """Remember a wrong login."""
         for key, limit in self._keys(user, address):
             self.buckets[key] = (self._level(key, limit, now) + 1, now)
-            self.buckets.move_to_end(key)
-        while len(self.buckets) > MAX_BUCKETS:
-            self.buckets.popitem(last=False)
 
     def _keys(self, user: str, address: str) -> tuple[tuple[tuple[str, ...], Limit], ...]:
         network = find_network(address)
