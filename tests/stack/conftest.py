@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from stack.deployment import Deployment
+from stack.intruders import Intruders, make_intruders
 
 Login = tuple[str, str]
 
@@ -57,3 +58,12 @@ def client(stack: Deployment, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     # A test asks once and wants the answer that a user would see in the end.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     return MlflowClient()
+
+
+@pytest.fixture(scope="session")
+def intruders(stack: Deployment, admin: Login) -> Intruders:
+    """Users who try what they may not, and a secret that is not theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in stack.login().items():
+            patch.setenv(name, value)
+        return make_intruders(stack, admin)
