@@ -110,9 +110,8 @@ def make_roles(store: Any) -> None:
         for name, description in roles.DESCRIPTIONS.items():
             if name not in present:
                 grants = [
-                    SqlRolePermission(resource_type=kind, resource_pattern="*", permission=roles.PERMISSIONS[name])
-                    for kind in roles.RESOURCE_TYPES
-                    if name in roles.PERMISSIONS
+                    SqlRolePermission(resource_type=kind, resource_pattern="*", permission=permission)
+                    for kind, permission in roles.PERMISSIONS.get(name, {}).items()
                 ]
                 session.add(SqlRole(name=name, workspace=roles.WORKSPACE, description=description, permissions=grants))
         if TRAINER_ROLE not in present:

@@ -64,10 +64,14 @@ def status(stack: Deployment, login: Login, experiment_id: str) -> int:
 
 def test_the_roles_are_in_mlflows_store(stack: Deployment, users: AuthServiceClient) -> None:
     made = {role.name: role for role in users.list_roles(roles.WORKSPACE) if role.name in roles.DESCRIPTIONS}
-    for name, permission in (("viewer", "READ"), ("editor", "EDIT"), ("promoter", "EDIT")):
-        assert {(p.resource_type, p.resource_pattern, p.permission) for p in made[name].permissions} == {
-            (kind, "*", permission) for kind in ("experiment", "registered_model", "prompt", "scorer")
-        }
+    for name, permission, of_scorers in (("viewer", "READ", "READ"), ("editor", "EDIT", "MANAGE")):
+        expected = {(kind, "*", permission) for kind in ("experiment", "registered_model", "prompt")}
+        expected.add(("scorer", "*", of_scorers))
+        found = made[name].permissions
+        assert {(p.resource_type, p.resource_pattern, p.permission) for p in found} == expected
+    assert [(p.resource_type, p.permission) for p in made["promoter"].permissions] == [
+        (p.resource_type, p.permission) for p in made["editor"].permissions
+    ]
     assert made["disabled"].permissions == []
     assert all(role.description for role in made.values())
     assert find_roles(users, "trainer") == {"promoter"}

@@ -37,6 +37,7 @@ def test_ids_are_found_wherever_they_are() -> None:
         {"query": '{a(input:{experimentId:"01"}){b}}'},
         {"query": '{a(input:{experimentId:"\\u0030\\u0031"}){b}}'},
         {"query": '{a(input:{experimentId:"""\n01\n"""}){b}}'},
+        {"query": '{a(input:{experimentId:"\\u{30}1"}){b}}'},
         {"query": "query($e: String){a(id:$e){b}}", "variables": {"e": "01"}},
         {"query": "query($e: [String]){a(id:$e){b}}", "variables": {"e": ["1", "+2"]}},
     ],
@@ -46,7 +47,7 @@ def test_graphql_literals_and_variables_are_read(body: dict[str, object]) -> Non
         spelling.check_graphql(body)
 
 
-@pytest.mark.parametrize("body", [None, [], "x", {}, {"query": None}, {"query": ["x"]}])
+@pytest.mark.parametrize("body", [None, [], "x", {}, {"query": None}, {"query": ["x"]}, {"query": "{"}])
 def test_what_is_no_graphql_request_is_refused(body: object) -> None:
     with pytest.raises(MlflowException, match="GraphQL"):
         spelling.check_graphql(body)
@@ -62,6 +63,12 @@ def test_a_body_is_searched_if_it_could_name_an_experiment() -> None:
     assert spelling.may_name_experiments(b'{"experiment_id": "01"}')
     assert spelling.may_name_experiments(b'{"\\u0065xperiment_id": "01"}')
     assert not spelling.may_name_experiments(b'{"metrics": [{"key": "a"}]}')
+
+
+@pytest.mark.parametrize("value", [{"name": "a\0b"}, ["x", {"a\0": 1}], {"list": ["\0"]}])
+def test_a_nul_is_refused(value: object) -> None:
+    with pytest.raises(MlflowException, match="NUL"):
+        spelling.check_texts(value)
 
 
 def test_the_header_of_opentelemetry_is_checked() -> None:

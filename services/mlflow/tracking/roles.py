@@ -27,9 +27,9 @@ DESCRIPTIONS = {
     DISABLED: "Whoever has this role can not log in.",
 }
 EXPIRY_DESCRIPTION = "Whoever has this role can not log in from that moment on."
-# Of resources of every one of these types, on each of them.
-RESOURCE_TYPES = ("experiment", "registered_model", "prompt", "scorer")
-PERMISSIONS = {VIEWER: "READ", EDITOR: "EDIT", PROMOTER: "EDIT"}  # from the weakest on
+# On all resources of a type. Scorers: MLflow lets nobody delete an experiment of their own who has less than MANAGE there.
+_EDIT = {"experiment": "EDIT", "registered_model": "EDIT", "prompt": "EDIT", "scorer": "MANAGE"}
+PERMISSIONS = {VIEWER: dict.fromkeys(_EDIT, "READ"), EDITOR: _EDIT, PROMOTER: _EDIT}  # from the weakest on
 # What an operator calls a user's role.
 TEAM = (*PERMISSIONS, ADMIN)
 

@@ -28,6 +28,8 @@ from tracking.identity import Account, Identity
 
 PROTECTED_ALIASES = {"production"}
 USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
+TRACE_ID = re.compile(r"[A-Za-z0-9_-]{1,50}")
+RUN_LINK = re.compile(r"https?://", re.IGNORECASE)
 LOCK = 0x61646D696E  # any number; "admin" in ASCII
 OTHER_ADMINS = sqlalchemy.text("""
     SELECT count(*) FROM users WHERE is_admin AND username <> :name AND NOT EXISTS (
@@ -64,7 +66,7 @@ def create_experiment(account: Account, message: Any) -> None:
     need_editor(account, {"experiment"}, "an experiment")
     if message.artifact_location:
         raise reject(
-            f"artifact_location is {message.artifact_location!r}: leave it out, "
+            f"artifact_location is {message.artifact_location[:200]!r}: leave it out, "
             "the stack keeps every experiment's artifacts in its own store"
         )
 
@@ -72,6 +74,12 @@ def create_experiment(account: Account, message: Any) -> None:
 def create_registered_model(account: Account, _message: Any) -> None:
     """A prompt is a registered model too."""
     need_editor(account, {"registered_model", "prompt"}, "a model or prompt")
+
+
+def create_version(_account: Account, message: Any) -> None:
+    """MLflow's pages show the link to a run as one to be clicked."""
+    if message.run_link and not RUN_LINK.match(message.run_link):
+        raise reject(f"run_link is {message.run_link[:200]!r}: write an http or https URL")
 
 
 def is_in_production(name: str, version: str | None) -> bool:
@@ -131,7 +139,10 @@ def keep_trace_places(keys: Any) -> None:
 
 
 def start_trace_v3(_account: Account, message: Any) -> None:
-    """Start a trace, with tags as a map."""
+    """Start a trace, with tags as a map; its id is part of a path."""
+    trace_id = message.trace.trace_info.trace_id
+    if trace_id and not TRACE_ID.fullmatch(trace_id):
+        raise reject(f"trace_id is {trace_id[:200]!r}: use 1 to 50 of A-Z a-z 0-9 _ -")
     keep_trace_places(message.trace.trace_info.tags)
 
 
@@ -148,6 +159,7 @@ def change_trace_tag(_account: Account, message: Any) -> None:
 MESSAGE_RULES: dict[Any, Callable[[Account, Any], None]] = {
     service.CreateExperiment: create_experiment,
     registry.CreateRegisteredModel: create_registered_model,
+    registry.CreateModelVersion: create_version,
     registry.RenameRegisteredModel: change_model,
     registry.DeleteRegisteredModel: change_model,
     registry.DeleteModelVersion: delete_version,

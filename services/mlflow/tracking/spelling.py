@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import flask
+import graphql
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.server.handlers import catch_mlflow_exception
@@ -20,7 +21,7 @@ from starlette.types import Scope
 PLAIN = re.compile(r"(?:0|[1-9][0-9]{0,18})", re.ASCII)
 NAMES = {"experiment_id", "experimentId", "experiment_ids", "experimentIds"}
 GRAPHQL = "/graphql"
-LITERAL = re.compile(r'"((?:[^"\\]|\\.)*)"')
+MAX_TOKENS = 5000
 HEADER = b"x-mlflow-experiment-id"  # of /v1/traces (OpenTelemetry)
 HEADER_FAULT = "X-Mlflow-Experiment-Id is not plainly written: write it as MLflow does, such as 12"
 
@@ -47,13 +48,29 @@ def find_strings(value: object) -> Iterator[str]:
             yield from find_strings(inner)
 
 
-def find_literals(query: str) -> Iterator[str]:
-    """Yield the string literals of a GraphQL query."""
-    for literal in LITERAL.findall(query):
-        try:
-            yield str(json.loads(f'"{literal}"', strict=False))
-        except ValueError:
-            yield literal
+def find_literals(query: str) -> list[str]:
+    """Return the string literals of a GraphQL query, as its own parser reads them. Raises MlflowException."""
+    try:
+        document = graphql.parse(query, max_tokens=MAX_TOKENS)
+    except graphql.GraphQLError as error:
+        raise MlflowException(
+            f"the GraphQL query can't be read: {error.message[:200]}", INVALID_PARAMETER_VALUE
+        ) from None
+    found: list[str] = []
+
+    class Collector(graphql.Visitor):  # type: ignore[misc]
+        def enter_string_value(self, node: graphql.StringValueNode, *_: object) -> None:
+            found.append(node.value)
+
+    graphql.visit(document, Collector())
+    return found
+
+
+def find_texts(value: object) -> Iterator[str]:
+    """Yield every string in a JSON value, keys included."""
+    if isinstance(value, dict):
+        yield from value
+    yield from find_strings(value)
 
 
 def is_number(text: str) -> bool:
@@ -87,16 +104,26 @@ def may_name_experiments(data: bytes) -> bool:
     return b"xperiment" in data or b"\\u" in data
 
 
+def check_texts(value: object) -> None:
+    """Raise MlflowException for a text with a NUL, which Postgres can't hold: MLflow would answer 500."""
+    if any("\0" in text for text in find_texts(value)):
+        raise MlflowException("a text holds a NUL character (U+0000): leave it out", INVALID_PARAMETER_VALUE)
+
+
 def check() -> None:
     """Check the query and the JSON body of a Flask request."""
     request = flask.request
+    check_texts(request.args.to_dict(flat=False))
+    check_texts(request.view_args)
     for name in NAMES & request.args.keys():
         for given in request.args.getlist(name):
             check_plain(given)
     if request.path == GRAPHQL:
         check_graphql(read_json(request))
     elif not request.path.endswith("/upload-artifact") and may_name_experiments(request.get_data()):
-        for value in find_ids(read_json(request)):
+        body = read_json(request)
+        check_texts(body)
+        for value in find_ids(body):
             check_plain(value)
 
 
