@@ -27,7 +27,7 @@ DESCRIPTIONS = {
     DISABLED: "Whoever has this role can not log in.",
 }
 EXPIRY_DESCRIPTION = "Whoever has this role can not log in from that moment on."
-# On all resources of a type. Scorers: MLflow lets nobody delete an experiment of their own who has less than MANAGE there.
+# On all resources of a type. Scorers: whoever has less than MANAGE there can not delete an experiment, even their own.
 _EDIT = {"experiment": "EDIT", "registered_model": "EDIT", "prompt": "EDIT", "scorer": "MANAGE"}
 PERMISSIONS = {VIEWER: dict.fromkeys(_EDIT, "READ"), EDITOR: _EDIT, PROMOTER: _EDIT}  # from the weakest on
 # What an operator calls a user's role.

@@ -58,7 +58,7 @@ def find_literals(query: str) -> list[str]:
         ) from None
     found: list[str] = []
 
-    class Collector(graphql.Visitor):  # type: ignore[misc]
+    class Collector(graphql.Visitor):
         def enter_string_value(self, node: graphql.StringValueNode, *_: object) -> None:
             found.append(node.value)
 
