@@ -40,7 +40,7 @@ def test_a_name_that_would_break_a_login_or_a_line_is_refused(name: str) -> None
         (b"exactly-12-ch", "exactly-12-ch"),
         (b"twelve-chars\n", "twelve-chars"),
         (b"twelve-chars\r\n", "twelve-chars"),
-        (" p\u00e4ss:word mit Raum ".encode(), " p\u00e4ss:word mit Raum "),
+        (b" pass:word mit Raum ", " pass:word mit Raum "),
     ],
 )
 def test_a_password_is_read_as_it_stands_in_the_file(content: bytes, password: str) -> None:
@@ -57,6 +57,7 @@ def test_a_password_is_read_as_it_stands_in_the_file(content: bytes, password: s
         (b"twelve-chars\n\n", "control characters or more than one line"),
         (b"twelve\x00chars-and", "control characters"),
         (b"\xff" * 20, "not UTF-8"),
+        ("p\u00e4ssword-of-mine-1".encode(), "not ASCII"),
     ],
 )
 def test_an_unfit_password_is_refused_and_not_shown(content: bytes, fault: str) -> None:

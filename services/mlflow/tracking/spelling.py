@@ -69,8 +69,14 @@ def find_literals(query: str) -> list[str]:
 def find_texts(value: object) -> Iterator[str]:
     """Yield every string in a JSON value, keys included."""
     if isinstance(value, dict):
-        yield from value
-    yield from find_strings(value)
+        for key, inner in value.items():
+            yield str(key)
+            yield from find_texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from find_texts(inner)
+    elif isinstance(value, str):
+        yield value
 
 
 def is_number(text: str) -> bool:
@@ -142,5 +148,5 @@ def is_header_plain(scope: Scope) -> bool:
 
 
 def register(app: flask.Flask) -> None:
-    """Check every request of MLflow's Flask application."""
-    app.before_request(catch_mlflow_exception(check))
+    """Check every request of MLflow's Flask application, before MLflow looks anything up for its own check."""
+    app.before_request_funcs.setdefault(None, []).insert(0, catch_mlflow_exception(check))
