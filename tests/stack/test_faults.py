@@ -311,7 +311,7 @@ def test_training_without_a_gateway_ends_soon_with_one_line(stack: Deployment, a
         stack.compose("start", "nginx")
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "http://nginx:5000" in result.stderr
+    assert "http://nginx:5001" in result.stderr
     wait_until(lambda: stack.is_served(admin), "the gateway serves")
 
 

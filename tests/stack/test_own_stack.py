@@ -146,6 +146,7 @@ def test_job_runners_run_when_the_operator_wants_them(plain: Deployment) -> None
     assert mlflow.__version__ in plain.ask("/version", login).text
     plain.environment |= {"STACK_JOBS": "off"}
     plain.compose("up", "--detach", "--no-build", "--no-deps", "mlflow")
+    wait_until(lambda: plain.is_served(login) and runners() == 0, "the server is up without them", 90)
 
 
 def test_a_removed_account_stays_removed_and_an_unfinished_store_is_finished(plain: Deployment) -> None:
