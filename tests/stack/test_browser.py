@@ -179,8 +179,9 @@ const attempts = {
 };
 Promise.all(Object.entries(attempts).map(([name, attempt]) =>
     attempt().then(text => { found[name] = text; }, error => { found[name] = "failed"; })
-)).then(() => { found.origin = window.origin; document.title = "tried"; document.body.id = "tried";
-    document.body.textContent = JSON.stringify(found); });
+)).then(() => { found.origin = window.origin;
+    const shown = document.body.appendChild(document.createElement("pre"));
+    shown.textContent = JSON.stringify(found); shown.id = "tried"; });
 """
 
 
@@ -210,7 +211,7 @@ def foreign_page(stack: Deployment, request: pytest.FixtureRequest) -> Iterator[
 def wait_for_attack(browser: webdriver.Chrome) -> dict[str, str]:
     """Return what the script found."""
     WebDriverWait(browser, WAIT_SECONDS).until(lambda driver: driver.find_elements(By.ID, "tried"), "no end of it")
-    found: dict[str, str] = json.loads(browser.find_element(By.TAG_NAME, "body").text)
+    found: dict[str, str] = json.loads(browser.find_element(By.ID, "tried").get_attribute("textContent") or "")
     return found
 
 
