@@ -206,3 +206,15 @@ def test_a_new_administrator_is_one_at_once_for_the_rules(store: Store) -> None:
     store.now = 2.0
     assert ask(known).known
     assert known.find_account("carol").is_admin
+
+
+def test_guesses_that_come_together_are_not_all_hashed(store: Store) -> None:
+    known = Identity(decoy="")
+
+    async def guess_at_once() -> list[Verdict]:
+        guesses = (known.check((f"user{n}", "wrong"), f"198.51.100.{n}") for n in range(100))
+        return await asyncio.gather(*guesses)
+
+    verdicts = asyncio.run(guess_at_once())
+    assert store.hashes == identity.MAX_WAITING
+    assert verdicts.count(Verdict(known=False, wait=1)) == 100 - identity.MAX_WAITING

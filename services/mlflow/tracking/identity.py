@@ -190,9 +190,9 @@ class Identity:
             return Verdict(known=False, wait=wait)
         if self.waiting >= MAX_WAITING:
             return Verdict(known=False, wait=1)
-        before = await self.read(name, fresh=True)
-        self.waiting += 1
+        self.waiting += 1  # before anything is awaited: requests that come together must see each other
         try:
+            before = await self.read(name, fresh=True)
             is_right = await self.run(self.hasher, lambda: check_password(credentials, self.decoy))
         finally:
             self.waiting -= 1

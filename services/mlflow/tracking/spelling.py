@@ -39,15 +39,6 @@ def find_ids(value: object) -> Iterator[object]:
             yield from find_ids(inner)
 
 
-def find_strings(value: object) -> Iterator[str]:
-    """Yield every string in a JSON value."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from find_strings(inner)
-
-
 def find_literals(query: str) -> list[str]:
     """Return the string literals of a GraphQL query, as its own parser reads them. Raises MlflowException."""
     try:
@@ -100,7 +91,7 @@ def check_graphql(body: Any) -> None:
     """Raise MlflowException if a literal or a variable is a number that is not plainly written."""
     if not (isinstance(body, dict) and isinstance(body.get("query"), str)):
         raise MlflowException("a GraphQL request is a JSON object with a query", INVALID_PARAMETER_VALUE)
-    for text in (*find_literals(body["query"]), *find_strings(body.get("variables"))):
+    for text in (*find_literals(body["query"]), *find_texts(body.get("variables"))):
         if is_number(text):
             check_plain(text)
 
