@@ -30,22 +30,29 @@ def measure_one(url: str, login: client.Login, seconds: float) -> Sample:
     return sample
 
 
+TWINS = {
+    "login": "this stack, logged in",
+    "rights": "the same gateway and MLflow, without the stack's login",
+    "open": "the same, and without MLflow's look at rights",
+}
+
+
 def measure_twins(servers: stacks.Servers, chosen: effort.Effort, scratch: Path) -> list[Server]:
-    """Measure this stack and its twin without a login by turns, so that both see the same machine."""
-    twin = servers.start_others("open-mlflow", "open-nginx")
-    urls = {"login": servers.url, "open": twin}
+    """Measure this stack and its twins without a login by turns, so that all see the same machine."""
+    urls = {"login": servers.url}
+    for name in ("rights", "open"):
+        urls[name] = servers.start_others(f"{name}-mlflow", f"{name}-nginx")
     samples = {name: Sample() for name in urls}
     for url in urls.values():
         measure_one(url, servers.login, 1)
     for _ in range(chosen.rounds):
         for name, url in urls.items():
             samples[name].add(measure_one(url, servers.login, chosen.round_seconds))
-    titles = {"login": "this stack, logged in", "open": "the same gateway and MLflow without login"}
     result = [
-        Server(n, titles[n], samples[n].summarize(), load.measure(url, servers.login, chosen.load_seconds, scratch))
+        Server(n, TWINS[n], samples[n].summarize(), load.measure(url, servers.login, chosen.load_seconds, scratch))
         for n, url in urls.items()
     ]
-    servers.stop("open-nginx", "open-mlflow")
+    servers.stop("rights-nginx", "rights-mlflow", "open-nginx", "open-mlflow")
     return result
 
 
@@ -73,7 +80,7 @@ def measure_all(chosen: effort.Effort, place: settings.Settings) -> Report:
     servers = stacks.prepare(place)
     say("Starting this stack")
     servers.start()
-    say("Measuring it beside its twin without a login")
+    say("Measuring it beside its twins without a login")
     twins = measure_twins(servers, chosen, place.scratch)
     say(f"Measuring it while {guesses.PER_SECOND} wrong logins a second arrive")
     names = guesses.make_users(servers, chosen.users + guesses.FLOODED)

@@ -63,7 +63,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """All that one run found. The servers are: login, open, stock_login, stock_open."""
+    """All that one run found. The servers are: login, rights, open, stock_login, stock_open."""
 
     machine: Machine
     servers: Sequence[Server]
@@ -73,12 +73,15 @@ class Report:
     def compare(self) -> list[Comparison]:
         """Return the ratios that the project promises."""
         of = {server.name: server for server in self.servers}
-        login, bare, stock_login, stock_open = (of[n] for n in ("login", "open", "stock_login", "stock_open"))
+        login, rights, bare, stock_login, stock_open = (
+            of[n] for n in ("login", "rights", "open", "stock_login", "stock_open")
+        )
         return [
             Comparison(
-                "login_cost", "a login's cost: p50 with less p50 without", login.one.p50 - bare.one.p50, "ms", "≤", 1
+                "login_cost", "a login's cost: p50 with less p50 without", login.one.p50 - rights.one.p50, "ms", "≤", 1
             ),
-            Comparison("login_ratio", "the same as a ratio of p50", login.one.p50 / bare.one.p50),
+            Comparison("rights_cost", "the same with MLflow's look at rights", login.one.p50 - bare.one.p50, "ms"),
+            Comparison("login_ratio", "the latter as a ratio of p50", login.one.p50 / bare.one.p50),
             Comparison(
                 "faster_than_stock",
                 "faster than stock with login, p50",

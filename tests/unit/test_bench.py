@@ -42,7 +42,7 @@ def test_samples_of_several_turns_add_up() -> None:
 def make_report() -> Report:
     servers = [
         Server(name, f"title of {name}", Summary(p50, p50 * 2, 1000 / p50, 100), Summary(p50, p50, 4000 / p50, 400))
-        for name, p50 in {"login": 5.0, "open": 4.5, "stock_login": 250.0, "stock_open": 50.0}.items()
+        for name, p50 in {"login": 5.0, "rights": 4.5, "open": 4.0, "stock_login": 250.0, "stock_open": 50.0}.items()
     ]
     flood = guesses.Flood(
         servers[0].one, Summary(9.0, 40.0, 90.0, 90), {"503": 2}, {"401": 30, "429": 1970, "0": 1}, 2001, 10.0
@@ -56,7 +56,8 @@ def test_the_ratios_are_of_the_right_servers() -> None:
     found = {comparison.name: (comparison.value, comparison.is_reached) for comparison in make_report().compare()}
     assert found == {
         "login_cost": (0.5, True),
-        "login_ratio": (pytest.approx(5 / 4.5), None),
+        "rights_cost": (1.0, None),
+        "login_ratio": (pytest.approx(5 / 4), None),
         "faster_than_stock": (50.0, True),
         "more_than_stock": (50.0, None),
         "faster_than_open_stock": (10.0, None),
@@ -77,7 +78,7 @@ def test_the_tables_have_every_server_and_every_comparison() -> None:
     assert "refused: 503: 2" in text
     assert any(line.split()[-6:] == ["4.00", "x", "≤", "3", "x", "NO"] for line in text.splitlines())
     assert report.to_data()["comparisons"][0]["is_reached"] is True
-    assert report.to_data()["servers"][2]["one"]["p50"] == 250.0
+    assert report.to_data()["servers"][3]["one"]["p50"] == 250.0
 
 
 def test_a_busy_machine_is_named() -> None:
