@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import sys
@@ -56,6 +57,10 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Start MLflow's job runners if the operator wants them."""
+    """Before the workers are forked: settle what they share, and start MLflow's job runners if the operator wants them."""
+    # What is loaded by now lives as long as the process: no collection of a worker's is to look through it, and so touch
+    # and copy its memory.
+    gc.collect()
+    gc.freeze()
     if chosen.jobs:
         jobs.start(server.pid)

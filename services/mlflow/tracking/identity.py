@@ -141,16 +141,15 @@ def make_decoy() -> str:
     return generate_password_hash(secrets.token_hex())
 
 
-def check_password(credentials: Credentials, decoy: str) -> bool:
-    """Return whether MLflow takes this login; an unknown user costs as much as a wrong password."""
-    from mlflow.server.auth import _authenticate_cached, store
+def check_password(credentials: Credentials, password_hash: str) -> bool:
+    """Return whether this is the password of the hash, by the same steps whoever's it is.
+
+    A right one is shown to MLflow too, which hashes it again and then remembers it.
+    """
+    from mlflow.server.auth import _authenticate_cached
     from werkzeug.security import check_password_hash
 
-    if _authenticate_cached(*credentials) is not None:
-        return True
-    if not store.has_user(credentials[0]):
-        check_password_hash(decoy, credentials[1])
-    return False
+    return check_password_hash(password_hash, credentials[1]) and _authenticate_cached(*credentials) is not None
 
 
 def forget_in_mlflow(name: str) -> None:
@@ -193,7 +192,9 @@ class Identity:
         self.waiting += 1  # before anything is awaited: requests that come together must see each other
         try:
             before = await self.read(name, fresh=True)
-            is_right = await self.run(self.hasher, lambda: check_password(credentials, self.decoy))
+            # (an unknown user costs as much as a wrong password)
+            password_hash = find_hash(before) or self.decoy
+            is_right = await self.run(self.hasher, lambda: check_password(credentials, password_hash))
         finally:
             self.waiting -= 1
         after = await self.read(name, fresh=True)
