@@ -57,9 +57,9 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 
 def when_ready(server: Any) -> None:
-    """Before the workers are forked: settle what they share, and start MLflow's job runners if the operator wants them."""
-    # What is loaded by now lives as long as the process: no collection of a worker's is to look through it, and so touch
-    # and copy its memory.
+    """Before the workers are forked: settle what they share, and start MLflow's job runners if they are wanted."""
+    # What is loaded by now lives as long as the process: no worker's collection of garbage is to look through it, and so
+    # touch and copy its memory.
     gc.collect()
     gc.freeze()
     if chosen.jobs:
