@@ -58,7 +58,7 @@ def post_fork(_server: Any, _worker: Any) -> None:
 
 def when_ready(server: Any) -> None:
     """Before the workers are forked: settle what they share, and start MLflow's job runners if they are wanted."""
-    # What is loaded by now lives as long as the process: no worker's collection of garbage is to look through it, and so
+    # What is loaded by now lives as long as the process: no worker's garbage collection is to look through it and so
     # touch and copy its memory.
     gc.collect()
     gc.freeze()

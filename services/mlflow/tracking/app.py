@@ -16,7 +16,7 @@ READY_PATH = "/_stack/ready"
 MAX_DRAINED = 1024 * 1024
 RETRY_HEADER = "x-stack-retry-after"
 
-Refusal = tuple[int, None, dict[str, str]]  # status, no body, headers: the body is the gateway's
+Refusal = tuple[int, dict[str, str], dict[str, str]]  # status, body, headers
 
 
 async def respond(send: Send, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
@@ -45,6 +45,25 @@ async def drain(receive: Receive) -> None:
         more = message.get("more_body", False)
 
 
+UNKNOWN: Refusal = (
+    401,
+    {
+        "error_code": "UNAUTHENTICATED",
+        "message": "log in with a user name and password of this MLflow: "
+        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    },
+    {"www-authenticate": 'Basic realm="mlflow", charset="UTF-8"'},
+)
+UNAVAILABLE: Refusal = (
+    503,
+    {
+        "error_code": "TEMPORARILY_UNAVAILABLE",
+        "message": "the tracking server can not reach its database at the moment: try again",
+    },
+    {"retry-after": "2"},
+)
+
+
 class StackApp:
     """Answers the stack's own routes, refuses who is not known and what is closed, and hands the rest to MLflow."""
 
@@ -67,7 +86,8 @@ class StackApp:
         elif scope["path"] == READY_PATH:
             faults = await readiness.find_faults(self.settings)
             await respond(send, 503 if faults else 200, {"faults": faults})
-        # The gateway has asked already, another worker perhaps: here the answer also keeps this worker's caches fresh.
+        # The gateway has asked already, another worker perhaps or up to two seconds ago: here the answer is as fresh as can
+        # be, and it keeps this worker's caches fresh.
         elif refusal := await self.find_refusal(scope):
             await drain(receive)
             await respond(send, *refusal)
@@ -83,22 +103,22 @@ class StackApp:
             await self.mlflow_app(scope, receive, send)
 
     async def find_refusal(self, scope: Scope) -> Refusal | None:
-        """Return None for a known login, else the answer: 401 not known, 403 too many guesses, 503 can't tell.
-
-        403 with Retry-After: the gateway makes 429 of it; auth_request passes on these two refusals only.
-        """
+        """Return None for a known login, else the answer: 401 not known, 429 too many guesses, 503 can't tell."""
         credentials = identity.read_basic(scope)
         verdict = identity.Verdict(known=False)
         if credentials is not None:
             try:
                 verdict = await self.identity.check(credentials, find_address(scope))
             except (SQLAlchemyError, MlflowException):  # MLflow's sessions turn the one into the other
-                return 503, None, {}
+                return UNAVAILABLE
         if verdict.known:
             return None
-        if verdict.wait:
-            return 403, None, {RETRY_HEADER: str(verdict.wait)}
-        return 401, None, {"www-authenticate": 'Basic realm="mlflow", charset="UTF-8"'}
+        if not verdict.wait:
+            return UNKNOWN
+        if scope["path"] == AUTH_PATH:  # auth_request passes on 401 and 403 only
+            return 403, {}, {RETRY_HEADER: str(verdict.wait)}
+        message = f"too many wrong logins from your address: try again in {verdict.wait} s"
+        return 429, {"error_code": "REQUEST_LIMIT_EXCEEDED", "message": message}, {"retry-after": str(verdict.wait)}
 
 
 def find_address(scope: Scope) -> str:
