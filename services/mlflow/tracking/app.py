@@ -86,8 +86,8 @@ class StackApp:
         elif scope["path"] == READY_PATH:
             faults = await readiness.find_faults(self.settings)
             await respond(send, 503 if faults else 200, {"faults": faults})
-        # The gateway has asked already, another worker perhaps or up to two seconds ago: here the answer is as fresh as can
-        # be, and it keeps this worker's caches fresh.
+        # The gateway has asked already, another worker perhaps and up to two seconds ago: here the answer is fresh, and
+        # keeps this worker's caches so.
         elif refusal := await self.find_refusal(scope):
             await drain(receive)
             await respond(send, *refusal)
