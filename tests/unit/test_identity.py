@@ -110,7 +110,7 @@ def ask(known: Identity, password: str = "right", name: str = "carol") -> Verdic
 
 
 def test_a_right_login_is_hashed_once_and_read_every_two_seconds(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     for store.now in (0.0, 0.5, 1.9, 2.5, 3.0, 4.6):
         assert ask(known).known
     assert store.hashes == 1
@@ -127,7 +127,7 @@ def test_a_right_login_is_hashed_once_and_read_every_two_seconds(store: Store) -
     ],
 )
 def test_a_changed_account_ends_within_two_seconds(store: Store, changed: Account | None) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     assert ask(known).known
     if changed is None:
         del store.accounts["carol"]
@@ -140,13 +140,13 @@ def test_a_changed_account_ends_within_two_seconds(store: Store, changed: Accoun
 
 
 def test_a_password_changed_while_it_is_checked_is_not_remembered(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     store.while_hashing = lambda: store.accounts.update(carol=account(password_hash="new"))
     assert not ask(known).known
 
 
 def test_a_right_password_is_not_counted_as_a_guess_nor_stopped_by_others(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     assert ask(known).known
     for number in range(20):
         ask(known, f"wrong{number}")
@@ -155,7 +155,7 @@ def test_a_right_password_is_not_counted_as_a_guess_nor_stopped_by_others(store:
 
 
 def test_an_old_password_sent_again_and_again_is_one_guess(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     verdicts = [ask(known, "old") for _ in range(100)]
     assert verdicts == [Verdict(known=False)] * 100
     assert store.hashes == 1
@@ -163,7 +163,7 @@ def test_an_old_password_sent_again_and_again_is_one_guess(store: Store) -> None
 
 
 def test_a_password_that_was_wrong_is_right_once_it_was_set(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     assert not ask(known, "next").known
     store.accounts["carol"] = account(password_hash="new")
     store.right = "next"
@@ -172,7 +172,7 @@ def test_a_password_that_was_wrong_is_right_once_it_was_set(store: Store) -> Non
 
 
 def test_a_disabled_user_who_goes_on_asking_is_let_in_when_enabled(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     store.accounts["carol"] = account("editor", "disabled")
     assert [ask(known).known for _ in range(50)] == [False] * 50
     store.accounts["carol"] = account("editor")
@@ -181,7 +181,7 @@ def test_a_disabled_user_who_goes_on_asking_is_let_in_when_enabled(store: Store)
 
 
 def test_a_store_that_can_not_be_asked_lets_nobody_in(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     assert ask(known).known
 
     def fail(_name: str) -> Account | None:
@@ -195,14 +195,14 @@ def test_a_store_that_can_not_be_asked_lets_nobody_in(store: Store, monkeypatch:
 
 
 def test_guesses_are_not_hashed_once_there_were_too_many(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     for number in range(50):
         ask(known, f"wrong{number}", "nobody")
     assert store.hashes == 10
 
 
 def test_a_new_administrator_is_one_at_once_for_the_rules(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
     ask(known)
     store.accounts["carol"] = account(is_admin=True)
     store.now = 2.0
@@ -211,7 +211,7 @@ def test_a_new_administrator_is_one_at_once_for_the_rules(store: Store) -> None:
 
 
 def test_guesses_that_come_together_are_not_all_hashed(store: Store) -> None:
-    known = Identity(decoy="decoy")
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
 
     async def guess_at_once() -> list[Verdict]:
         guesses = (known.check((f"user{n}", "wrong"), f"198.51.100.{n}") for n in range(100))
@@ -220,3 +220,17 @@ def test_guesses_that_come_together_are_not_all_hashed(store: Store) -> None:
     verdicts = asyncio.run(guess_at_once())
     assert store.hashes == identity.MAX_WAITING
     assert verdicts.count(Verdict(known=False, wait=1)) == 100 - identity.MAX_WAITING
+
+
+def test_a_wrong_login_is_answered_no_sooner_whoever_it_is_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    known = Identity(decoy="decoy", seconds_for_wrong=0.3)
+    store.while_hashing = lambda: setattr(store, "now", store.now + 0.1)
+    for name, password in (("carol", "wrong"), ("nobody", "right"), ("carol", "right")):
+        ask(known, password, name)
+    assert slept == [pytest.approx(0.2), pytest.approx(0.2)]

@@ -33,6 +33,8 @@ Credentials = tuple[str, str]
 REREAD_SECONDS = 2.0
 NEVER = float("-inf")
 MAX_REMEMBERED = 10_000  # accounts, and answers of scrypt
+# A wrong login is answered no sooner: what was done for it, for whom, is over by then, and its time tells nothing.
+SECONDS_FOR_WRONG = 0.3
 MAX_WAITING = 16  # logins that wait for scrypt; more are told to come again, so that nobody waits for long
 ACCOUNT = sqlalchemy.text("""
     SELECT users.password_hash, users.is_admin,
@@ -173,6 +175,7 @@ class Identity:
     checked: LRUCache[tuple[str, bytes], Checked] = field(default_factory=lambda: LRUCache(MAX_REMEMBERED))
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     decoy: str = field(default_factory=make_decoy)
+    seconds_for_wrong: float = SECONDS_FOR_WRONG
     waiting: int = 0
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "account"))
     hasher: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "scrypt", be_nice))
@@ -189,6 +192,7 @@ class Identity:
             return Verdict(known=False, wait=wait)
         if self.waiting >= MAX_WAITING:
             return Verdict(known=False, wait=1)
+        started = time.monotonic()
         self.waiting += 1  # before anything is awaited: requests that come together must see each other
         try:
             before = await self.read(name, fresh=True)
@@ -202,7 +206,9 @@ class Identity:
             return Verdict(known=False, wait=1)
         self.checked[name, digest] = Checked(is_right, find_hash(after))
         if not is_right:
-            self.throttle.count_failure(name, address, time.monotonic())
+            now = time.monotonic()
+            self.throttle.count_failure(name, address, now)
+            await asyncio.sleep(started + self.seconds_for_wrong - now)
         return Verdict(known=is_right and may_log_in(after))
 
     async def read(self, name: str, *, fresh: bool = False) -> Account | None:
