@@ -39,7 +39,7 @@ ENTRYPOINT ["/etc/postgres/entrypoint.sh"]
 FROM base AS nginx
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update \
-    && apt-get install -y --no-install-recommends gettext-base libnginx-mod-http-set-misc nginx \
+    && apt-get install -y --no-install-recommends libnginx-mod-http-set-misc nginx \
     && install -d -o mlflow -g mlflow -m 0750 /run/mlflow \
     && install -d -o nginx -g nginx -m 0755 /var/log/stack
 COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
@@ -143,7 +143,7 @@ FROM app AS tests
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update \
     && apt-get install -y --no-install-recommends \
-        chromium chromium-driver docker-cli docker-compose docker-buildx fonts-dejavu-core gettext-base git iproute2 \
+        chromium chromium-driver docker-cli docker-compose docker-buildx fonts-dejavu-core git iproute2 \
         libnginx-mod-http-set-misc nginx-light procps testssl.sh wrk
 COPY --from=installer /opt/uv /opt/uv
 COPY tests/requirements.txt /tmp/

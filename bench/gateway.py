@@ -6,7 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
-TEMPLATE = "nginx.conf.template"
+TEMPLATE = "nginx.conf"
 QUESTION = re.compile(r"^ *auth_request /_stack/auth;\n", re.MULTILINE)
 
 

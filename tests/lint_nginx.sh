@@ -2,9 +2,8 @@
 # The gateway's configurations, rendered as nginx/gateway does it, before gixy's eyes: it finds what `nginx -t` lets pass.
 set -eu
 folder=$(mktemp -d)
-STACK_BUCKET=mlflow-artifacts STACK_S3_ADDRESS=objectstore:9000 STACK_NGINX_CONF=nginx/conf
-STACK_BIND=127.0.0.1 STACK_PUBLIC_URL=https://mlflow.example.org
-export STACK_BUCKET STACK_S3_ADDRESS STACK_NGINX_CONF STACK_BIND STACK_PUBLIC_URL
+STACK_NGINX_CONF=nginx/conf STACK_BIND=127.0.0.1 STACK_PUBLIC_URL=https://mlflow.example.org
+export STACK_NGINX_CONF STACK_BIND STACK_PUBLIC_URL
 for tls in off upstream; do
     proxies=
     [ "$tls" = off ] || proxies=10.1.2.3,10.2.0.0/16,fd00::/8

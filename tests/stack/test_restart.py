@@ -106,7 +106,7 @@ def test_the_stack_is_well_after_all_that(stack: Deployment, admin: Login) -> No
 def test_reload_follows_a_change_without_dropping_a_request(
     stack: Deployment, admin: Login, client: MlflowClient
 ) -> None:
-    template = stack.root / "nginx/conf/nginx.conf.template"
+    template = stack.root / "nginx/conf/nginx.conf"
     original = template.read_text()
     failures: list[str] = []
     stop = threading.Event()
@@ -147,7 +147,7 @@ def test_reload_follows_a_change_without_dropping_a_request(
 
 
 def test_a_broken_template_never_becomes_the_running_configuration(stack: Deployment, admin: Login) -> None:
-    template = stack.root / "nginx/conf/nginx.conf.template"
+    template = stack.root / "nginx/conf/nginx.conf"
     original = template.read_text()
     try:
         for broken, fault in (

@@ -12,7 +12,7 @@ from bench import gateway, guesser, guesses
 from bench.latency import Sample, Summary, find_percentile
 from bench.report import Comparison, Machine, Report, Server, render
 
-TEMPLATE = (Path(__file__).parents[2] / "nginx/conf/nginx.conf.template").read_text()
+TEMPLATE = (Path(__file__).parents[2] / "nginx/conf/nginx.conf").read_text()
 
 
 @pytest.mark.parametrize(

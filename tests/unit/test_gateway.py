@@ -12,8 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 GOOD = {
     "STACK_NGINX_CONF": str(ROOT / "nginx/conf"),
-    "STACK_BUCKET": "mlflow-artifacts",
-    "STACK_S3_ADDRESS": "objectstore:9000",
     "STACK_BIND": "127.0.0.1",
     "STACK_PUBLIC_URL": "",
     "STACK_TLS": "off",

@@ -17,6 +17,7 @@ GOOD = {
     "STACK_TLS": "off",
     "STACK_PUBLIC_URL": "",
     "STACK_WORKERS": "2",
+    "STACK_URL_SECONDS": "300",
     "STACK_JOBS": "off",
 }
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+from http import HTTPStatus
 
+from itsdangerous import URLSafeSerializer
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.s3_artifact_repo import _get_s3_client
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tracking import artifacts, closed, identity, readiness, settings, spelling, targets
 
 AUTH_PATH = "/_stack/auth"
 READY_PATH = "/_stack/ready"
+UPLOAD_PATH = "/_stack/upload"  # followed by the path of the upload that is asked about
+SIGNED_PATH = "/_stack/signed/"  # followed by a token
 MAX_DRAINED = 1024 * 1024
 RETRY_HEADER = "x-stack-retry-after"
 
-Refusal = tuple[int, dict[str, str], dict[str, str]]  # status, body, headers
+Answer = tuple[int, dict[str, str] | None, dict[str, str]]  # status, body, headers
 
 
 async def respond(send: Send, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
@@ -45,7 +51,7 @@ async def drain(receive: Receive) -> None:
         more = message.get("more_body", False)
 
 
-UNKNOWN: Refusal = (
+UNKNOWN: Answer = (
     401,
     {
         "error_code": "UNAUTHENTICATED",
@@ -54,7 +60,7 @@ UNKNOWN: Refusal = (
     },
     {"www-authenticate": 'Basic realm="mlflow", charset="UTF-8"'},
 )
-UNAVAILABLE: Refusal = (
+UNAVAILABLE: Answer = (
     503,
     {
         "error_code": "TEMPORARILY_UNAVAILABLE",
@@ -67,9 +73,10 @@ UNAVAILABLE: Refusal = (
 class StackApp:
     """Answers the stack's own routes, refuses who is not known and what is closed, and hands the rest to MLflow."""
 
-    def __init__(self, mlflow_app: ASGIApp, chosen: settings.Settings) -> None:
+    def __init__(self, mlflow_app: ASGIApp, chosen: settings.Settings, urls: artifacts.ClientUrls) -> None:
         self.mlflow_app = mlflow_app
         self.settings = chosen
+        self.urls = urls
         self.closed = closed.Closed(chosen.opened)
 
     @functools.cached_property
@@ -86,6 +93,8 @@ class StackApp:
         elif scope["path"] == READY_PATH:
             faults = await readiness.find_faults(self.settings)
             await respond(send, 503 if faults else 200, {"faults": faults})
+        elif scope["path"].startswith(SIGNED_PATH):
+            await respond(send, *self.find_signed(scope))
         # The gateway has asked already, another worker perhaps and up to two seconds ago: here the answer is fresh, and
         # keeps this worker's caches so.
         elif refusal := await self.find_refusal(scope):
@@ -99,31 +108,59 @@ class StackApp:
         elif reason := self.closed.find_reason(scope["path"]):
             await drain(receive)
             await respond(send, 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": reason})
+        elif scope["path"].startswith(UPLOAD_PATH):
+            await self.ask_for_upload(scope, receive, send)
         else:
             await self.mlflow_app(scope, receive, send)
 
-    async def find_refusal(self, scope: Scope) -> Refusal | None:
+    def find_signed(self, scope: Scope) -> Answer:
+        """Return where the object of a signed URL is; 403 for one that is no good."""
+        try:
+            method = find_header(scope, b"x-stack-method")
+            operation, parameters = self.urls.read(scope["path"].removeprefix(SIGNED_PATH), method)
+        except artifacts.TokenError:
+            return 403, None, {}
+        return 204, None, {artifacts.OBJECT_HEADER: artifacts.sign(_get_s3_client(), operation, parameters, method)}
+
+    async def ask_for_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Put the gateway's question to MLflow, as the upload that it is about: may it be, and where to?
+
+        204 says where to; 403 says that MLflow has something else to answer, which it is to be asked for.
+        """
+        answer: Message = {"status": 403, "headers": []}
+
+        async def keep(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.NO_CONTENT:
+                answer.update(message)
+
+        path = scope["path"].removeprefix(UPLOAD_PATH)
+        raw_path = scope["raw_path"].removeprefix(UPLOAD_PATH.encode())
+        artifacts.is_asked.set(True)
+        await self.mlflow_app({**scope, "path": path, "raw_path": raw_path}, receive, keep)
+        await respond(send, answer["status"], None, {k.decode(): v.decode("latin-1") for k, v in answer["headers"]})
+
+    async def find_refusal(self, scope: Scope) -> Answer | None:
         """Return None for a known login, else the answer: 401 not known, 429 too many guesses, 503 can't tell."""
         credentials = identity.read_basic(scope)
         verdict = identity.Verdict(known=False)
         if credentials is not None:
             try:
-                verdict = await self.identity.check(credentials, find_address(scope))
+                verdict = await self.identity.check(credentials, find_header(scope, b"x-real-ip"))
             except (SQLAlchemyError, MlflowException):  # MLflow's sessions turn the one into the other
                 return UNAVAILABLE
         if verdict.known:
             return None
         if not verdict.wait:
             return UNKNOWN
-        if scope["path"] == AUTH_PATH:  # auth_request passes on 401 and 403 only
+        if scope["path"].startswith((AUTH_PATH, UPLOAD_PATH)):  # auth_request passes on 401 and 403 only
             return 403, {}, {RETRY_HEADER: str(verdict.wait)}
         message = f"too many wrong logins from your address: try again in {verdict.wait} s"
         return 429, {"error_code": "REQUEST_LIMIT_EXCEEDED", "message": message}, {"retry-after": str(verdict.wait)}
 
 
-def find_address(scope: Scope) -> str:
-    """Return the client's address, as the gateway says it."""
-    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-real-ip"), "")
+def find_header(scope: Scope, name: bytes) -> str:
+    """Return a header that the gateway sets, "" without it."""
+    return next((value.decode("latin-1") for header, value in scope["headers"] if header == name), "")
 
 
 def create_app() -> ASGIApp:
@@ -134,8 +171,10 @@ def create_app() -> ASGIApp:
     from tracking import rules
 
     chosen = settings.load()
-    artifacts.register(chosen.tls)
-    app = StackApp(create_mlflow_app(), chosen)
+    key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
+    urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
+    artifacts.register(flask_app, chosen.tls, urls)
+    app = StackApp(create_mlflow_app(), chosen, urls)
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)
     targets.register(flask_app)

@@ -1,59 +1,197 @@
-"""Signed artifact URLs that work from where the client is.
+"""Artifact bytes go between client, gateway and object store; this process only says where to.
 
-MLflow signs S3 URLs with the endpoint by which the server itself reaches the store, a name that exists only between
-the containers. Here they are signed for the host and port that the client used: the gateway passes requests for the
-bucket's path on with their Host unchanged, and the store checks the signature. No client needs a key or a second port.
+The gateway gets the store's own signed URL of one object, in a header that no client sees:
+- for a download, as the answer of the request itself (`get_local_path`, X-Accel-Redirect);
+- for an upload, as the answer to the gateway's question before it takes the body (`is_asked`);
+- for a URL that MLflow's clients were given (`ClientUrls`), as the answer to the gateway's question about its token.
+So any S3 store will do, whatever its name, and no client sees anything of it. What the gateway can't pass on because its
+length is not said beforehand is streamed through here, to the store, without a file.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import posixpath
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterable, AsyncIterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
+import fastapi
 import flask
+from boto3.exceptions import Boto3Error
 from botocore.client import BaseClient
+from botocore.exceptions import BotoCoreError, ClientError
+from itsdangerous import BadSignature, URLSafeSerializer
 from mlflow.entities import FileInfo
-from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.server.handlers import _content_disposition_attachment
+from mlflow.store.artifact.artifact_repo import ArtifactRepository, StreamUploadMixin
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
-from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _get_s3_client
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+from mlflow.utils.mime_type_utils import _guess_mime_type
+from werkzeug.exceptions import HTTPException
 
-# A signed URL outlives its user's account: so it is short-lived, whatever a client asks for (in seconds). The URLs of
-# an upload's parts are all signed before the first is sent, and a large file on a slow line takes long.
-MAX_SECONDS = 300
-MAX_SECONDS_PART = 3600
+OBJECT_HEADER = "X-Stack-Object"
+SEND_OBJECT = {"X-Accel-Redirect": "@object"}
+CLIENT_PATH = "/signed/"
+# How long the gateway has to begin with an object, in seconds; it does so at once.
+STORE_SECONDS = 60
+# The URLs of an upload's parts are all made before the first is sent, and a large file on a slow line takes long. They
+# make nothing visible: that takes a request with a login (mpu/complete).
+PART_SECONDS = 3600
+METHODS = {"get_object": ("GET", "HEAD"), "put_object": ("PUT",), "upload_part": ("PUT",)}
+
+is_asked: ContextVar[bool] = ContextVar("is_asked", default=False)
 
 
-def find_base() -> str:
-    """Return the URL by which the client reached the gateway, which says by what scheme, and has checked the host."""
-    return flask.request.host_url.rstrip("/")
+class TokenError(Exception):
+    """A token that is not ours, has expired, or is for another method."""
+
+
+@dataclass(frozen=True)
+class ClientUrls:
+    """URLs of one object and method for a short time, below the URL by which the client reached the gateway.
+
+    A token holds what is to be done with which object until when, with an HMAC of it (itsdangerous).
+    """
+
+    serializer: URLSafeSerializer
+    seconds: int
+
+    def make(self, operation: str, parameters: dict[str, Any], seconds: int) -> str:
+        """Return the URL for an operation of S3's; while a request is being answered."""
+        longest = PART_SECONDS if operation == "upload_part" else self.seconds
+        until = int(time.time()) + min(seconds, longest)
+        token = self.serializer.dumps([operation, parameters, until])
+        # By what scheme the client came the gateway says, which has checked the host.
+        return f"{flask.request.host_url.rstrip('/')}{CLIENT_PATH}{token}"
+
+    def read(self, token: str, method: str) -> tuple[str, dict[str, Any]]:
+        """Return the operation and its parameters. Raises TokenError."""
+        try:
+            operation, parameters, until = self.serializer.loads(token)
+        except BadSignature:
+            raise TokenError("it is not signed by this server") from None
+        if time.time() >= until:
+            raise TokenError("its time is over")
+        if method not in METHODS[operation]:
+            raise TokenError(f"it is not for {method}")
+        return operation, parameters
+
+
+def sign(client: BaseClient, operation: str, parameters: dict[str, Any], method: str) -> str:
+    """Return the store's signed URL for the gateway. S3 signs the method: HEAD is an operation of its own."""
+    if method == "HEAD":
+        operation = "head_object"
+    url: str = client.generate_presigned_url(operation, Params=parameters, ExpiresIn=STORE_SECONDS)
+    return url
 
 
 class ClientSideSigner:
-    """An S3 client whose signed URLs carry the host of the request being answered; all else is the inner client's."""
+    """An S3 client whose signed URLs are for clients, while a request is being answered; else the inner client's."""
 
-    def __init__(self, inner: BaseClient) -> None:
+    def __init__(self, inner: BaseClient, urls: ClientUrls) -> None:
         self._inner = inner
+        self._urls = urls
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def generate_presigned_url(self, operation: str, **kwargs: Any) -> str:
-        """Return a signed URL below the URL by which the client reached the gateway."""
-        longest = MAX_SECONDS_PART if operation == "upload_part" else MAX_SECONDS
-        kwargs["ExpiresIn"] = min(kwargs.get("ExpiresIn", longest), longest)
-        url: str = _get_s3_client(s3_endpoint_url=find_base()).generate_presigned_url(operation, **kwargs)
-        return url
+    def generate_presigned_url(self, operation: str, Params: dict[str, Any], ExpiresIn: int = PART_SECONDS) -> str:  # noqa: N803
+        """Return a URL below the URL by which the client reached the gateway."""
+        return self._urls.make(operation, Params, ExpiresIn)
 
 
-class GatewayArtifactRepository(S3ArtifactRepository):
-    """MLflow's S3 repository, with URLs signed for the gateway while a request is being answered."""
+class Reader:
+    """A file to be read by a thread, of chunks that come on the event loop."""
+
+    def __init__(self, chunks: AsyncIterable[bytes]) -> None:
+        self._chunks: AsyncIterator[bytes] = aiter(chunks)
+        self._loop = asyncio.get_running_loop()
+        self._rest = b""
+
+    async def _next(self) -> bytes:
+        return await anext(self._chunks, b"")
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, b"" at the end. Raises what the chunks raise, if the client goes away."""
+        while len(self._rest) < size:
+            chunk = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
+            if not chunk:
+                break
+            self._rest += chunk
+        read, self._rest = self._rest[:size], self._rest[size:]
+        return read
+
+
+class Passing(StreamUploadMixin, ABC):
+    """What an artifact repository of the server does so that bytes go past it."""
+
+    artifact_uri: str
+
+    @abstractmethod
+    def _get_store(self) -> BaseClient:
+        """Return a client of the store that signs for the gateway."""
+
+    def _locate(self, *parts: str | None) -> dict[str, Any]:
+        bucket, _, root = self.artifact_uri.removeprefix("s3://").partition("/")
+        return {"Bucket": bucket, "Key": posixpath.join(root, *(part for part in parts if part))}
+
+    def get_local_path(self, artifact_path: str) -> None:
+        """End the request: the gateway sends the object. (MLflow asks so before it fetches a file in order to send it.)"""
+        parameters = self._locate(artifact_path)
+        answers_flask = flask.has_request_context()
+        method = flask.request.method if answers_flask else "GET"
+        if method == "GET":
+            parameters |= describe_download(artifact_path)
+        headers = {**SEND_OBJECT, OBJECT_HEADER: sign(self._get_store(), "get_object", parameters, method)}
+        if answers_flask:
+            raise HTTPException(response=flask.Response(headers=headers))
+        raise fastapi.HTTPException(fastapi.status.HTTP_200_OK, headers=headers)
+
+    async def log_artifact_from_async_stream(
+        self, chunks: AsyncIterable[bytes], artifact_file_name: str, artifact_path: str | None = None
+    ) -> None:
+        """Say where the gateway is to put the object, if that is the question, else store what comes."""
+        parameters = self._locate(artifact_path, artifact_file_name)
+        if is_asked.get():
+            url = sign(self._get_store(), "put_object", parameters, "PUT")
+            raise fastapi.HTTPException(fastapi.status.HTTP_204_NO_CONTENT, headers={OBJECT_HEADER: url})
+        await asyncio.to_thread(self._upload, Reader(chunks), parameters)
+
+    def log_artifact_from_stream(
+        self, stream: BinaryIO, artifact_file_name: str, artifact_path: str | None = None
+    ) -> None:
+        """Store what comes."""
+        self._upload(stream, self._locate(artifact_path, artifact_file_name))
+
+    def _upload(self, stream: Any, parameters: dict[str, Any]) -> None:
+        kind = {"ContentType": _guess_mime_type(posixpath.basename(parameters["Key"]))}
+        try:
+            self._get_store().upload_fileobj(stream, **parameters, ExtraArgs=kind)
+        except (BotoCoreError, Boto3Error, ClientError) as error:
+            raise MlflowException(f"the object store took no file: {error}", TEMPORARILY_UNAVAILABLE) from error
+
+
+class SigningRepository(Passing, S3ArtifactRepository):
+    """MLflow's S3 repository, whose signed URLs lead clients to the gateway."""
+
+    urls: ClientUrls
+
+    def _get_store(self) -> BaseClient:
+        return super()._get_s3_client()
 
     def _get_s3_client(self) -> Any:
         client = super()._get_s3_client()
-        return ClientSideSigner(client) if flask.has_request_context() else client
+        return ClientSideSigner(client, self.urls) if flask.has_request_context() else client
 
 
-class ServerSideArtifactRepository(ArtifactRepository):
-    """MLflow's S3 repository without signed URLs: all bytes go through the server.
+class PlainRepository(Passing, ArtifactRepository):
+    """The same without signed URLs for clients: all bytes come and go by the artifacts' own paths.
 
     For STACK_TLS=self-signed: MLflow's clients check the certificate behind a signed URL against their own list of
     authorities, whatever MLFLOW_TRACKING_SERVER_CERT_PATH says. They ask for signed URLs only if the repository of the
@@ -63,6 +201,9 @@ class ServerSideArtifactRepository(ArtifactRepository):
     def __init__(self, artifact_uri: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(artifact_uri, *args, **kwargs)
         self._inner = S3ArtifactRepository(artifact_uri, *args, **kwargs)
+
+    def _get_store(self) -> BaseClient:
+        return self._inner._get_s3_client()
 
     def log_artifact(self, local_file: str, artifact_path: str | None = None) -> None:
         """Store a file."""
@@ -89,8 +230,26 @@ class ServerSideArtifactRepository(ArtifactRepository):
         self._inner._download_file(remote_file_path, local_path)
 
 
-def register(tls: str) -> None:
-    """Make s3:// artifacts use the repository that fits how the gateway does TLS."""
-    _artifact_repository_registry.register(
-        "s3", ServerSideArtifactRepository if tls == "self-signed" else GatewayArtifactRepository
+def describe_download(path: str) -> dict[str, str]:
+    """Return what the store is to say of a file: always a download, so that no page opens it as one of the server's."""
+    name = posixpath.basename(path)
+    return {
+        "ResponseContentType": _guess_mime_type(name),
+        "ResponseContentDisposition": _content_disposition_attachment(name),
+    }
+
+
+def answer_store_fault(error: Exception) -> flask.Response:
+    """Return 503: the store can't be reached, which passes."""
+    fault = MlflowException(f"the object store does not answer: {error}", TEMPORARILY_UNAVAILABLE)
+    return flask.Response(
+        fault.serialize_as_json(), fault.get_http_status_code(), {"Retry-After": "2"}, mimetype="application/json"
     )
+
+
+def register(app: flask.Flask, tls: str, urls: ClientUrls) -> None:
+    """Make s3:// artifacts use the repository that fits how the gateway does TLS."""
+    SigningRepository.urls = urls
+    repository = PlainRepository if tls == "self-signed" else SigningRepository
+    _artifact_repository_registry.register("s3", repository)
+    app.register_error_handler(BotoCoreError, answer_store_fault)

@@ -18,6 +18,7 @@ from tracking import closed
 SWITCHES = [name for name in closed.FEATURES if name != "jobs"]
 SECRETS = Path("/run/secrets")
 MAX_WORKERS = 16
+MAX_URL_SECONDS = 300  # a URL outlives its user's account
 # (the last two are mlflow.prompt.constants' placeholders)
 MODEL_SOURCES = r"\A(?:mlflow-artifacts:/(?!/)|runs:/|models:/|(?:dummy-source|prompt-template)\Z)"
 # What Postgres allows (max_connections = 100) less some for its own and the operator's.
@@ -45,6 +46,7 @@ class Settings:
         bind: address on which the gateway is published.
         tls: how the gateway does TLS: off, self-signed, files, upstream.
         workers: number of worker processes.
+        url_seconds: how long a URL of an artifact is good for a client.
         jobs: whether MLflow's job runners (scorers, trace archival) run beside the server.
         opened: features of MLflow that are open though the stack doesn't use them (tracking/closed.py).
     """
@@ -57,6 +59,7 @@ class Settings:
     bind: str
     tls: str
     workers: int
+    url_seconds: int
     jobs: bool
     opened: frozenset[str]
 
@@ -74,6 +77,9 @@ def load() -> Settings:
     workers = read("STACK_WORKERS")
     if workers and not (workers.isdigit() and 1 <= int(workers) <= MAX_WORKERS):
         faults.append(f"STACK_WORKERS is {workers!r}: choose a whole number from 1 to {MAX_WORKERS}")
+    url_seconds = read("STACK_URL_SECONDS")
+    if url_seconds and not (url_seconds.isdigit() and 1 <= int(url_seconds) <= MAX_URL_SECONDS):
+        faults.append(f"STACK_URL_SECONDS is {url_seconds!r}: choose a whole number from 1 to {MAX_URL_SECONDS}")
     jobs = read("STACK_JOBS")
     if jobs and jobs not in ("on", "off"):
         faults.append(f"STACK_JOBS is {jobs!r}: choose on or off")
@@ -98,6 +104,7 @@ def load() -> Settings:
         bind=bind,
         tls=tls,
         workers=int(workers),
+        url_seconds=int(url_seconds),
         jobs=jobs == "on",
         opened=frozenset(opened | ({"jobs"} if jobs == "on" else set())),
     )
