@@ -96,7 +96,7 @@ def test_a_mlflow_client_with_a_wrong_password_is_told_what_to_do(
         client.get_experiment("0")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def sign_path(client: MlflowClient) -> str:
     """The path by which MLflow makes a URL for an artifact."""
     with mlflow.start_run(experiment_id="0") as run:
@@ -104,7 +104,7 @@ def sign_path(client: MlflowClient) -> str:
     return f"/api/2.0/mlflow-artifacts/presigned/0/{run.info.run_id}/artifacts/signed.txt"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def presigned(stack: Deployment, admin: Login, sign_path: str) -> str:
     """The URL that MLflow makes for an artifact."""
     answer = stack.ask(sign_path, admin)
