@@ -112,20 +112,21 @@ class Reader:
     def __init__(self, chunks: AsyncIterable[bytes]) -> None:
         self._chunks: AsyncIterator[bytes] = aiter(chunks)
         self._loop = asyncio.get_running_loop()
-        self._rest = b""
+        self._rest = bytearray()
 
-    async def _next(self) -> bytes:
-        return await anext(self._chunks, b"")
+    async def _next(self) -> bytes | None:
+        return await anext(self._chunks, None)  # (Starlette's last chunk is empty, others may be too)
 
     def read(self, size: int) -> bytes:
         """Return up to `size` bytes, b"" at the end. Raises what the chunks raise, if the client goes away."""
-        while len(self._rest) < size:
-            chunk = asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
-            if not chunk:
-                break
+        while len(self._rest) < size and (chunk := self._wait_for_chunk()) is not None:
             self._rest += chunk
-        read, self._rest = self._rest[:size], self._rest[size:]
+        read = bytes(self._rest[:size])
+        del self._rest[:size]
         return read
+
+    def _wait_for_chunk(self) -> bytes | None:
+        return asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
 
 
 class Passing(StreamUploadMixin, ABC):
