@@ -6,11 +6,18 @@ config=/run/secrets/s3.json
 grace=3 # seconds
 
 # -volume.max: every bucket takes 7 volumes. -master.volumeSizeLimitMB: small volumes give deleted space back sooner.
+# -master.electionTimeout: of one master, which has nobody to agree with, but waits so long before it leads.
+# What is under way at once is bounded (MB), and Go's garbage collector told of the bound: without that a single download
+# of 1 GB by a fast reader took the whole container's memory.
 run() {
+    export GOMEMLIMIT=700MiB
     exec weed -logtostderr=true -v=0 server -dir=/data -ip=127.0.0.1 -ip.bind=127.0.0.1 \
-        -master.telemetry=false -master.volumeSizeLimitMB=1024 -volume.max=200 -volume.preStopSeconds=0 \
-        -filer -filer.localSocket=/tmp/filer.sock \
+        -master.telemetry=false -master.volumeSizeLimitMB=1024 -master.electionTimeout=1s \
+        -volume.max=200 -volume.preStopSeconds=0 \
+        -volume.concurrentUploadLimitMB=128 -volume.concurrentDownloadLimitMB=128 \
+        -filer -filer.localSocket=/tmp/filer.sock -filer.concurrentUploadLimitMB=128 \
         -s3 -s3.port=9000 -s3.ip.bind=0.0.0.0 -s3.config="$config" -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0 \
+        -s3.concurrentUploadLimitMB=128 -s3.readerCacheSizeMB=128 \
         -s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false -s3.allowedOrigins= -s3.localSocket=/tmp/s3.sock
 }
 

@@ -117,12 +117,13 @@ class Reader:
     async def _next(self) -> bytes | None:
         return await anext(self._chunks, None)  # (Starlette's last chunk is empty, others may be too)
 
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, b"" at the end. Raises what the chunks raise, if the client goes away."""
-        while len(self._rest) < size and (chunk := self._wait_for_chunk()) is not None:
+    def read(self, size: int = -1) -> bytes:
+        """Return `size` bytes or what is left, all for -1. Raises what the chunks raise, if the client goes away."""
+        while (size < 0 or len(self._rest) < size) and (chunk := self._wait_for_chunk()) is not None:
             self._rest += chunk
-        read = bytes(self._rest[:size])
-        del self._rest[:size]
+        end = len(self._rest) if size < 0 else size
+        read = bytes(self._rest[:end])
+        del self._rest[:end]
         return read
 
     def _wait_for_chunk(self) -> bytes | None:
