@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench import client, effort, gateway, guesses, load, settings, stacks
+from bench import client, effort, gateway, guesses, load, settings, stacks, transfers
 from bench.latency import Sample
 from bench.report import Machine, Report, Server
 
@@ -74,12 +75,8 @@ def measure_stock(servers: stacks.Servers, chosen: effort.Effort, scratch: Path)
     return result
 
 
-def measure_all(chosen: effort.Effort, place: settings.Settings) -> Report:
-    """Start everything, measure everything. Raises LoadError, TemplateError, GuessError."""
-    machine = Machine(os.cpu_count() or 1, os.getloadavg()[0])
-    servers = stacks.prepare(place)
-    say("Starting this stack")
-    servers.start()
+def measure_login(servers: stacks.Servers, chosen: effort.Effort, place: settings.Settings, machine: Machine) -> Report:
+    """Measure what a login costs; this stack is stopped in the end. Raises LoadError, GuessError."""
     say("Measuring it beside its twins without a login")
     twins = measure_twins(servers, chosen, place.scratch)
     say(f"Measuring it while {guesses.PER_SECOND} wrong logins a second arrive")
@@ -93,21 +90,42 @@ def measure_all(chosen: effort.Effort, place: settings.Settings) -> Report:
     return Report(machine, [*twins, *stock], flood, timing)
 
 
+class Subject(StrEnum):
+    """What there is to measure."""
+
+    LOGIN = "login"
+    ARTIFACTS = "artifacts"
+
+
 def main(
+    subject: Annotated[Subject | None, typer.Argument(help="default: all")] = None,
     quick: Annotated[bool, typer.Option(help="a look whether it works: the figures mean little")] = False,
     full: Annotated[bool, typer.Option(help="longer, and 1,000 wrong logins of each kind")] = False,
 ) -> None:
-    """Measure, and write figures.json into the scratch folder."""
+    """Measure, and write figures.json and artifacts.svg into the scratch folder."""
     if quick and full:
         sys.exit("bench: --quick and --full exclude each other: choose one")
     chosen = effort.QUICK if quick else effort.FULL if full else effort.USUAL
     place = settings.load()
+    machine = Machine(os.cpu_count() or 1, os.getloadavg()[0])
+    figures: dict[str, object] = {}
     try:
-        report = measure_all(chosen, place)
-    except (load.LoadError, gateway.TemplateError, guesses.GuessError) as error:
+        servers = stacks.prepare(place)
+        say("Starting this stack")
+        servers.start()
+        if subject in (None, Subject.ARTIFACTS):
+            say("Carrying artifacts")
+            carried = transfers.measure(place, servers, chosen, machine)
+            carried.plot(place.scratch / "artifacts.svg")
+            print(carried.to_text())
+            figures |= carried.to_data()
+        if subject in (None, Subject.LOGIN):
+            report = measure_login(servers, chosen, place, machine)
+            print(report.to_text())
+            figures |= report.to_data()
+    except (load.LoadError, gateway.TemplateError, guesses.GuessError, transfers.TransferError) as error:
         sys.exit(f"bench: {error}")
-    print(report.to_text())
-    (place.scratch / "figures.json").write_text(json.dumps(report.to_data(), indent=2, ensure_ascii=False) + "\n")
+    (place.scratch / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
 
 
 typer.run(main)

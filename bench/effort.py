@@ -18,6 +18,9 @@ class Effort:
         guess_seconds: how long wrong logins arrive.
         guesses: how many of each kind are timed.
         users: how many accounts those guesses are spread over: few for each, so that no throttle answers.
+        sizes: of the files that are carried, bytes.
+        transfers: how often each is carried.
+        files: how many small files a folder has.
     """
 
     rounds: int
@@ -28,6 +31,9 @@ class Effort:
     guess_seconds: float
     guesses: int
     users: int
+    sizes: tuple[int, ...]
+    transfers: int
+    files: int
 
 
 QUICK = Effort(
@@ -39,6 +45,9 @@ QUICK = Effort(
     guess_seconds=2,
     guesses=10,
     users=5,
+    sizes=(1_000, 1_000_000, 100_000_000),
+    transfers=1,
+    files=100,
 )
 USUAL = Effort(
     rounds=5,
@@ -49,6 +58,9 @@ USUAL = Effort(
     guess_seconds=10,
     guesses=40,
     users=20,
+    sizes=(1_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000),
+    transfers=3,
+    files=1000,
 )
 FULL = Effort(
     rounds=10,
@@ -59,4 +71,7 @@ FULL = Effort(
     guess_seconds=10,
     guesses=1000,
     users=200,
+    sizes=(1_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 3_000_000_000),
+    transfers=3,
+    files=1000,
 )

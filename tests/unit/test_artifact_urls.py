@@ -56,9 +56,9 @@ def test_a_token_of_somebody_elses_is_refused() -> None:
 def test_a_token_ends(monkeypatch: pytest.MonkeyPatch, operation: str, asked: int, given: int) -> None:
     token, method = make(operation, asked), artifacts.METHODS[operation][0]
     now = time.time()
-    monkeypatch.setattr(artifacts.time, "time", lambda: now + given - 2)
+    monkeypatch.setattr(time, "time", lambda: now + given - 2)
     assert URLS.read(token, method)
-    monkeypatch.setattr(artifacts.time, "time", lambda: now + given)
+    monkeypatch.setattr(time, "time", lambda: now + given)
     with pytest.raises(artifacts.TokenError, match="time is over"):
         URLS.read(token, method)
 
@@ -67,7 +67,9 @@ def test_the_store_is_asked_by_its_own_name_and_a_head_as_such() -> None:
     client = boto3.client("s3", endpoint_url="http://objectstore:9000", region_name="us-east-1",
                           aws_access_key_id="x", aws_secret_access_key="y")  # fmt: skip
     urls = {method: artifacts.sign(client, "get_object", PLACE, method) for method in ("GET", "HEAD")}
-    assert all(url.startswith("http://objectstore:9000/b/0/run/artifacts/%C3%A4%20%23%3F%25.txt?") for url in urls.values())
+    assert all(
+        url.startswith("http://objectstore:9000/b/0/run/artifacts/%C3%A4%20%23%3F%25.txt?") for url in urls.values()
+    )
     assert len({url.rpartition("X-Amz-Signature=")[2] for url in urls.values()}) == 2
 
 

@@ -4,8 +4,8 @@ The gateway gets the store's own signed URL of one object, in a header that no c
 - for a download, as the answer of the request itself (`get_local_path`, X-Accel-Redirect);
 - for an upload, as the answer to the gateway's question before it takes the body (`is_asked`);
 - for a URL that MLflow's clients were given (`ClientUrls`), as the answer to the gateway's question about its token.
-So any S3 store will do, whatever its name, and no client sees anything of it. What the gateway can't pass on because its
-length is not said beforehand is streamed through here, to the store, without a file.
+So any S3 store will do, whatever its name, and no client sees anything of it. What the gateway can't pass on because
+its length is not said beforehand is streamed through here, to the store, without a file.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Passing(StreamUploadMixin, ABC):
         return {"Bucket": bucket, "Key": posixpath.join(root, *(part for part in parts if part))}
 
     def get_local_path(self, artifact_path: str) -> None:
-        """End the request: the gateway sends the object. (MLflow asks so before it fetches a file in order to send it.)"""
+        """End the request: the gateway sends the object. This is asked before MLflow fetches a file in order to send it."""
         parameters = self._locate(artifact_path)
         answers_flask = flask.has_request_context()
         method = flask.request.method if answers_flask else "GET"
