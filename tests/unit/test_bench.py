@@ -109,7 +109,7 @@ def test_columns_stand_below_each_other() -> None:
 
 def test_the_twin_of_the_gateway_lacks_one_line() -> None:
     changed = gateway.drop_login(TEMPLATE)
-    assert "auth_request /" not in changed
+    assert "auth_request /_stack/auth" not in changed
     dropped = [line for line in TEMPLATE.splitlines() if line not in changed.splitlines()]
     assert [line.strip() for line in dropped] == ["auth_request /_stack/auth;"]
     assert len(TEMPLATE.splitlines()) == len(changed.splitlines()) + 1

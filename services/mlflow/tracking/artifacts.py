@@ -144,7 +144,7 @@ class Passing(StreamUploadMixin, ABC):
         return {"Bucket": bucket, "Key": posixpath.join(root, *(part for part in parts if part))}
 
     def get_local_path(self, artifact_path: str) -> None:
-        """End the request: the gateway sends the object. This is asked before MLflow fetches a file in order to send it."""
+        """End the request: the gateway sends the object. MLflow asks this before it fetches a file to be sent."""
         parameters = self._locate(artifact_path)
         answers_flask = flask.has_request_context()
         method = flask.request.method if answers_flask else "GET"
