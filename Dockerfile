@@ -119,6 +119,9 @@ RUN --mount=type=cache,target=/root/.cache \
     /opt/uv/bin/pip install --no-deps --require-hashes --target /opt/seaweedfs -r /tmp/requirements.txt
 
 FROM base AS seaweedfs
+# (e2fsprogs: chattr)
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update && apt-get install -y --no-install-recommends e2fsprogs
 COPY --from=seaweedfs-wheel /opt/seaweedfs/bin/weed /usr/local/bin/weed
 COPY --chmod=0755 services/objectstore/seaweedfs.sh /usr/local/bin/entrypoint
 RUN install -d -o objectstore -g objectstore -m 0700 /data
@@ -143,12 +146,19 @@ FROM app AS tests
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
     apt-get update \
     && apt-get install -y --no-install-recommends \
-        chromium chromium-driver docker-cli docker-compose docker-buildx fonts-dejavu-core git iproute2 \
-        libnginx-mod-http-set-misc nginx-light procps testssl.sh wrk
+        chromium chromium-driver docker-cli docker-compose docker-buildx e2fsprogs fonts-dejavu-core git iproute2 \
+        libnginx-mod-http-set-misc mount nginx-light procps testssl.sh wrk
 COPY --from=installer /opt/uv /opt/uv
 COPY tests/requirements.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache \
     UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/venv/bin/python \
         --no-deps --require-hashes --compile-bytecode -r /tmp/requirements.txt
+# An older client, in an environment of its own; what it doesn't bring along it finds in the main one.
+COPY tests/requirements-2.22.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache \
+    python3 -m venv --without-pip /opt/mlflow-2.22 \
+    && UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/mlflow-2.22/bin/python \
+        --no-deps --require-hashes --compile-bytecode -r /tmp/requirements-2.22.txt \
+    && ls -d /opt/venv/lib/python3*/site-packages > "$(echo /opt/mlflow-2.22/lib/python3*/site-packages)/main.pth"
 ENV PYTHONPATH=
 ENTRYPOINT []

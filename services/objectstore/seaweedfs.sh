@@ -42,6 +42,10 @@ if [ -e /data/.minio.sys ]; then
     printf 'objectstore: the data in /data is MinIO'\''s: set STACK_OBJECTSTORE=minio in .env\n' >&2
     exit 1
 fi
+# What was acknowledged survives a loss of power: a write to a file below /data returns when it is on the disk. (SeaweedFS's
+# own choice, fs.configure -fsync, does so for the bytes of objects only, not for the filer's database, which has their names.)
+chattr -R +S /data 2>/dev/null ||
+    printf 'objectstore: the file system of /data has no synchronous files (chattr +S): what was acknowledged in the last half minute is lost with the power\n' >&2
 run &
 server=$!
 trap stop TERM INT
