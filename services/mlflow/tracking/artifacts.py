@@ -27,7 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from itsdangerous import BadSignature, URLSafeSerializer
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.server.handlers import _content_disposition_attachment
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, StreamUploadMixin
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
@@ -141,15 +141,15 @@ class Passing(StreamUploadMixin, ABC):
 
     def _locate(self, *parts: str | None) -> dict[str, Any]:
         bucket, _, root = self.artifact_uri.removeprefix("s3://").partition("/")
+        if any("\\" in part for part in parts if part):  # SeaweedFS would take it for /
+            raise MlflowException("Invalid path: a name with a backslash is none here", INVALID_PARAMETER_VALUE)
         return {"Bucket": bucket, "Key": posixpath.join(root, *(part for part in parts if part))}
 
     def get_local_path(self, artifact_path: str) -> None:
         """End the request: the gateway sends the object. MLflow asks this before it fetches a file to be sent."""
-        parameters = self._locate(artifact_path)
+        parameters = self._locate(artifact_path) | describe_download(artifact_path)
         answers_flask = flask.has_request_context()
         method = flask.request.method if answers_flask else "GET"
-        if method == "GET":
-            parameters |= describe_download(artifact_path)
         headers = {**SEND_OBJECT, OBJECT_HEADER: sign(self._get_store(), "get_object", parameters, method)}
         if answers_flask:
             raise HTTPException(response=flask.Response(headers=headers))

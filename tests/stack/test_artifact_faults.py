@@ -1,0 +1,432 @@
+"""Artifacts when things go wrong: clients and stores that die, a full disk, lost power; and that nothing is spooled."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from stack.deployment import Deployment, wait_until
+from stack.processes import Watch, count_connections, find_processes
+from stack.transfers import (
+    ARTIFACTS,
+    MIB,
+    PRESIGNED,
+    Paced,
+    begin_parts,
+    begin_upload,
+    digest_file,
+    frame,
+    list_names,
+    make_blocks,
+    make_bytes,
+    write_file,
+)
+
+Login = tuple[str, str]
+SERVERS = ("nginx", "mlflow")
+WAYS = ("a known length", "chunks", "a signed part")
+
+
+@pytest.fixture
+def run(client: MlflowClient) -> str:
+    identifier: str = client.create_run("0", run_name="faults").info.run_id
+    return identifier
+
+
+@pytest.fixture
+def folder(run: str) -> str:
+    """Where the run's artifacts are below ARTIFACTS."""
+    return f"0/{run}/artifacts"
+
+
+def kill(stack: Deployment, service: str) -> None:
+    subprocess.run(["docker", "kill", "-s", "KILL", stack.container(service)["Id"]], check=True, capture_output=True)
+
+
+def start_store(stack: Deployment, admin: Login, folder: str) -> None:
+    """Start the store and wait until it takes an object."""
+    stack.compose("start", "objectstore")
+
+    def is_up() -> bool:
+        return stack.ask(f"{ARTIFACTS}{folder}/.up", admin, "PUT", data=b"x").ok
+
+    wait_until(is_up, "the store takes an object", 90)
+    assert stack.ask(f"{ARTIFACTS}{folder}/.up", admin, "DELETE").ok
+
+
+def begin(stack: Deployment, admin: Login, folder: str, way: str, name: str, size: int) -> tuple[socket.socket, Callable[[bytes], bytes]]:
+    """Begin an upload one of the ways; return the connection and what frames its body."""
+    if way == "a signed part":
+        _, urls = begin_parts(stack, admin, folder, name, 3)
+        return begin_upload(stack, urls[0].removeprefix(stack.url), None, size), bytes
+    length = None if way == "chunks" else size
+    return begin_upload(stack, f"{ARTIFACTS}{folder}/{name}", admin, length), frame if length is None else bytes
+
+
+# ----------------------------------------------------------------------------------------------------------- clients
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("end", ["closes", "resets"])
+def test_a_client_that_dies_in_the_middle_leaves_nothing(
+    stack: Deployment, admin: Login, folder: str, way: str, end: str
+) -> None:
+    before = count_connections(stack, *SERVERS, "objectstore")
+    for number in range(5):
+        connection, write = begin(stack, admin, folder, way, f"{number}.bin", 20 * MIB)
+        with connection:
+            for block in make_blocks(8 * MIB):
+                connection.sendall(write(block))
+            time.sleep(0.3)  # in the middle: some is with the store by now
+            if end == "resets":
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # What is visible at any moment is nothing.
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        assert list_names(stack, admin, folder) == set()
+        time.sleep(0.5)
+    for number in range(5):
+        assert stack.ask(f"{ARTIFACTS}{folder}/{number}.bin", admin).status_code == 404
+    wait_until(
+        lambda: count_connections(stack, *SERVERS, "objectstore") <= before + 4, "their connections have ended", 20
+    )
+    assert Watch(stack, SERVERS).list_files() == {}
+
+
+def test_a_client_that_goes_away_during_a_download_leaves_no_connection(
+    stack: Deployment, admin: Login, folder: str
+) -> None:
+    path = f"{ARTIFACTS}{folder}/large.bin"
+    assert stack.ask(path, admin, "PUT", data=make_bytes(60 * MIB)).ok
+    before = count_connections(stack, *SERVERS, "objectstore")
+    for _ in range(5):
+        with stack.ask(path, admin, stream=True) as answer:
+            assert len(next(answer.iter_content(MIB))) == MIB
+    wait_until(
+        lambda: count_connections(stack, *SERVERS, "objectstore") <= before + 4, "their connections have ended", 20
+    )
+
+
+def test_an_unfinished_upload_in_parts_is_not_visible_and_can_be_ended(
+    stack: Deployment, admin: Login, folder: str
+) -> None:
+    upload, urls = begin_parts(stack, admin, folder, "parts.bin", 3)
+    assert requests.put(urls[0], data=make_bytes(5 * MIB), timeout=30).ok
+    assert stack.ask(f"{ARTIFACTS}{folder}/parts.bin", admin).status_code == 404
+    assert list_names(stack, admin, folder) == set()
+    for method in ("GET", "HEAD"):
+        assert requests.request(method, urls[0], timeout=30).status_code == 403
+    body = {"path": "parts.bin", "upload_id": upload}
+    assert stack.ask(f"/api/2.0/mlflow-artifacts/mpu/abort/{folder}", admin, "POST", json=body).ok
+    late = requests.put(urls[1], data=make_bytes(5 * MIB), timeout=30)
+    assert late.status_code == 404, late.text
+    body |= {"parts": [{"part_number": 1, "etag": "x"}]}  # type: ignore[dict-item]
+    assert not stack.ask(f"/api/2.0/mlflow-artifacts/mpu/complete/{folder}", admin, "POST", json=body).ok
+    assert list_names(stack, admin, folder) == set()
+
+
+# ------------------------------------------------------------------------------------------------------- store's death
+@pytest.mark.parametrize("way", WAYS)
+def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(
+    stack: Deployment, admin: Login, client: MlflowClient, folder: str, way: str
+) -> None:
+    connection, write = begin(stack, admin, folder, way, "cut.bin", 64 * MIB)
+    answer = b""
+    try:
+        with connection:
+            blocks = make_blocks(64 * MIB)
+            for block in itertools.islice(blocks, 8):
+                connection.sendall(write(block))
+            kill(stack, "objectstore")
+            died = time.monotonic()
+            connection.settimeout(20)
+            with contextlib.suppress(ConnectionError):
+                for block in blocks:
+                    connection.sendall(write(block))
+                    time.sleep(0.05)
+                connection.sendall(b"0\r\n\r\n" if way == "chunks" else b"")
+            with contextlib.suppress(ConnectionError):
+                while b"\r\n\r\n" not in answer and (more := connection.recv(65536)):
+                    answer += more
+            seconds = time.monotonic() - died
+        assert answer.startswith(b"HTTP/1.1 503 "), answer[:500]
+        assert re.search(rb"\r\nRetry-After: \d+\r\n", answer, re.IGNORECASE), answer[:500]
+        assert seconds < 15
+        # Metadata doesn't need the store.
+        start = time.monotonic()
+        made = client.create_run("0", run_name="without a store")
+        client.log_metric(made.info.run_id, "written", 1.0)
+        assert client.get_run(made.info.run_id).data.metrics == {"written": 1.0}
+        assert time.monotonic() - start < 5
+    finally:
+        start_store(stack, admin, folder)
+    assert list_names(stack, admin, folder) == set()
+
+
+def test_a_store_that_is_down_is_503_with_retry_after_and_the_clients_own_retry_succeeds(
+    stack: Deployment, admin: Login, client: MlflowClient, run: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = f"{ARTIFACTS}{folder}/there.bin"
+    assert stack.ask(there, admin, "PUT", data=b"there").ok
+    url = stack.ask(PRESIGNED + f"{folder}/there.bin", admin).json()["url"].removeprefix(stack.url)
+    _, urls = begin_parts(stack, admin, folder, "parts.bin", 1)
+    kill(stack, "objectstore")
+    try:
+        listing = f"{ARTIFACTS.rstrip('/')}?path={folder}"
+        questions: list[tuple[str, str, Login | None, object]] = [
+            ("PUT", f"{ARTIFACTS}{folder}/new.bin", admin, b"x" * 100_000),
+            ("PUT", f"{ARTIFACTS}{folder}/new.bin", admin, iter([b"x" * 100_000])),
+            ("PUT", urls[0].removeprefix(stack.url), None, b"x" * 100_000),
+            ("GET", there, admin, None),
+            ("HEAD", there, admin, None),
+            ("GET", url, None, None),
+            ("GET", PRESIGNED + f"{folder}/there.bin", admin, None),
+            ("GET", listing, admin, None),
+            ("DELETE", there, admin, None),
+        ]
+        for method, path, login, data in questions:
+            start = time.monotonic()
+            answer = stack.ask(path, login, method, data=data)
+            seconds = time.monotonic() - start
+            assert answer.status_code == 503, (method, path[:60], answer.status_code, answer.text[:300])
+            assert answer.headers["Retry-After"].isdigit(), (method, path[:60])
+            assert seconds < 12, (method, path[:60], seconds)
+            if method != "HEAD":
+                assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+        # A stock client tries again by itself, as long as its defaults say.
+        monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+        file = tmp_path / "patient.bin"
+        digest = write_file(file, 3 * MIB)
+        with ThreadPoolExecutor(2) as pool:
+            logged = pool.submit(client.log_artifact, run, str(file), "patient")
+            fetched = pool.submit(client.download_artifacts, run, "there.bin", str(tmp_path))
+            time.sleep(4)
+            assert not logged.done()
+            assert not fetched.done()
+            stack.compose("start", "objectstore")
+            logged.result(timeout=120)
+            assert Path(fetched.result(timeout=120)).read_bytes() == b"there"
+        (target := tmp_path / "target").mkdir()
+        assert digest_file(Path(client.download_artifacts(run, "patient/patient.bin", str(target)))) == digest
+    finally:
+        start_store(stack, admin, folder)
+
+
+# ------------------------------------------------------------------------------------------------------------- reload
+@pytest.mark.timeout(1800)
+def test_a_reload_in_the_middle_of_slow_transfers_breaks_none(
+    stack: Deployment, admin: Login, folder: str, soak: bool
+) -> None:
+    size, seconds = (3_000_000_000, 150) if soak else (50_000_000, 12)
+    path = f"{ARTIFACTS}{folder}/{{}}.bin"
+    expected = hashlib.sha256(b"".join(make_blocks(0)))
+    for block in make_blocks(size):
+        expected.update(block)
+    with requests.put(stack.url + path.format("down"), data=Paced(size, 1e9), auth=admin, timeout=600) as answer:  # type: ignore[arg-type]
+        assert answer.ok, answer.text
+    _, urls = begin_parts(stack, admin, folder, "parts.bin", 1)
+    signed = stack.ask(PRESIGNED + f"{folder}/down.bin", admin).json()["url"]
+
+    def upload(url: str, login: Login | None) -> int:
+        body = Paced(size, size / seconds)
+        return requests.put(url, data=body, auth=login, timeout=600).status_code  # type: ignore[arg-type]
+
+    def upload_chunks() -> int:
+        body = Paced(size, size / seconds)
+        pieces = iter(lambda: body.read(MIB), b"")
+        return requests.put(stack.url + path.format("chunks"), data=pieces, auth=admin, timeout=600).status_code
+
+    def download(url: str, login: Login | None) -> str:
+        digest, got, start = hashlib.sha256(), 0, time.monotonic()
+        with requests.get(url, auth=login, stream=True, timeout=600) as answer:
+            for piece in answer.iter_content(256 * 1024):
+                digest.update(piece)
+                got += len(piece)
+                time.sleep(max(0.0, got / (size / seconds) - (time.monotonic() - start)))
+        return digest.hexdigest()
+
+    configuration = stack.root / "nginx/conf/nginx.conf"
+    original = configuration.read_text()
+    with ThreadPoolExecutor(5) as pool:
+        uploads = [pool.submit(upload, stack.url + path.format("up"), admin), pool.submit(upload, urls[0], None)]
+        uploads.append(pool.submit(upload_chunks))
+        downloads = [
+            pool.submit(download, stack.url + path.format("down"), admin),
+            pool.submit(download, signed, None),
+        ]
+        try:
+            for number in range(3):
+                time.sleep(seconds / 5)
+                configuration.write_text(f"{original}# touched {number}\n")
+                assert "new configuration runs" in stack.check("reload")
+                assert not any(transfer.done() for transfer in [*uploads, *downloads])
+        finally:
+            configuration.write_text(original)
+            stack.check("reload")
+        assert [transfer.result() for transfer in uploads] == [200, 200, 200]
+        assert [transfer.result() for transfer in downloads] == [expected.hexdigest()] * 2
+    for name in ("up", "chunks"):
+        assert download_digest(stack, admin, path.format(name)) == expected.hexdigest()
+
+
+def download_digest(stack: Deployment, admin: Login, path: str) -> str:
+    digest = hashlib.sha256()
+    with stack.ask(path, admin, stream=True) as answer:
+        assert answer.ok, answer.text
+        for piece in answer.iter_content(MIB):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+# ----------------------------------------------------------------------------------------------------- nothing spooled
+# Bytes: what the anonymous memory of all processes of a server may grow by during transfers of any size.
+GROWTH = {"nginx": 16 * MIB, "mlflow": 160 * MIB}
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("way", ["put and get", "chunked put", "signed parts and get"])
+def test_nothing_is_spooled_and_memory_stays_flat(
+    stack: Deployment, admin: Login, folder: str, soak: bool, way: str
+) -> None:
+    size = 3_000_000_000 if soak else 300_000_000
+    path = f"{ARTIFACTS}{folder}/flat.bin"
+    part = 100_000_000
+    expected = hashlib.sha256()
+    # (once before, so that what a server keeps for ever is there already)
+    assert stack.ask(f"{ARTIFACTS}{folder}/warm.bin", admin, "PUT", data=make_blocks(20 * MIB)).ok
+    with Watch(stack, SERVERS) as watch:
+        if way == "signed parts and get":
+            upload, urls = begin_parts(stack, admin, folder, "flat.bin", size // part)
+            parts = []
+            for number, url in enumerate(urls):
+                content = make_bytes(part, number)
+                expected.update(content)
+                answer = requests.put(url, data=content, timeout=600)
+                assert answer.ok, answer.text
+                parts.append({"part_number": number + 1, "etag": answer.headers["ETag"]})
+            body = {"path": "flat.bin", "upload_id": upload, "parts": parts}
+            assert stack.ask(f"/api/2.0/mlflow-artifacts/mpu/complete/{folder}", admin, "POST", json=body).ok
+            url, login = stack.ask(PRESIGNED + f"{folder}/flat.bin", admin).json()["url"], None
+        else:
+            paced = Paced(size, 1e9)
+            data = iter(lambda: paced.read(MIB), b"") if way == "chunked put" else paced
+            answer = requests.put(stack.url + path, data=data, auth=admin, timeout=1200)  # type: ignore[arg-type]
+            assert answer.ok, answer.text
+            expected, url, login = paced.digest, stack.url + path, admin  # type: ignore[assignment]
+        got = hashlib.sha256()
+        with requests.get(url, auth=login, stream=True, timeout=600) as answer:
+            for piece in answer.iter_content(MIB):
+                got.update(piece)
+    assert got.hexdigest() == expected.hexdigest()
+    print(f"{way}, {size:,} bytes each way: {watch}")
+    assert watch.files == {}
+    for service in SERVERS:
+        assert watch.written[service] < 2 * MIB, watch
+        assert watch.growth[service] < GROWTH[service], watch
+
+
+def test_a_spooled_file_would_be_seen(stack: Deployment) -> None:
+    with Watch(stack, SERVERS) as watch:
+        for service, place in (("nginx", "/tmp/client_body/x"), ("mlflow", "/var/spool/mlflow/x"), ("mlflow", "/tmp/x")):
+            script = f"head -c 3000000 /dev/zero >{place}; sleep 0.5; rm {place}"
+            stack.compose("exec", "-T", service, "sh", "-c", script)
+    assert {Path(name).name for name in watch.files} == {"x"}
+    assert len(watch.files) == 3
+
+
+# --------------------------------------------------------------------------------------------------- what is acknowledged
+def upload_until(stack: Deployment, admin: Login, folder: str, count: int, end: Callable[[], None]) -> dict[str, str]:
+    """Upload artifacts of mixed sizes by four clients; call `end` as soon as `count` are acknowledged.
+
+    Returns the SHA-256 of all that were.
+    """
+    sizes = (0, 1, 1000, 100_000, 3 * MIB, 9 * MIB)
+    acknowledged: dict[str, str] = {}
+    numbers, lock, enough = itertools.count(), threading.Lock(), threading.Event()
+
+    def upload() -> None:
+        while not enough.is_set():
+            with lock:
+                number = next(numbers)
+            content = make_bytes(sizes[number % len(sizes)], number)
+            with contextlib.suppress(requests.RequestException):
+                if not stack.ask(f"{ARTIFACTS}{folder}/{number}.bin", admin, "PUT", data=content).ok:
+                    continue
+                with lock:
+                    acknowledged[f"{number}.bin"] = hashlib.sha256(content).hexdigest()
+                    if len(acknowledged) >= count:
+                        enough.set()
+
+    with ThreadPoolExecutor(4) as pool:
+        uploads = [pool.submit(upload) for _ in range(4)]
+        enough.wait(120)
+        end()
+    for finished in uploads:
+        finished.result()
+    assert len(acknowledged) >= count
+    return acknowledged
+
+
+def find_lost(stack: Deployment, admin: Login, folder: str, expected: dict[str, str]) -> list[str]:
+    def is_lost(name: str) -> bool:
+        answer = stack.ask(f"{ARTIFACTS}{folder}/{name}", admin)
+        return not answer.ok or hashlib.sha256(answer.content).hexdigest() != expected[name]
+
+    return [name for name in expected if is_lost(name)]
+
+
+@pytest.mark.timeout(3600)
+def test_what_was_acknowledged_survives_a_kill_of_the_store(
+    stack: Deployment, admin: Login, folder: str, soak: bool
+) -> None:
+    for number in range(20 if soak else 2):
+        place = f"{folder}/{number}"
+        expected = upload_until(stack, admin, place, 50, lambda: kill(stack, "objectstore"))
+        start_store(stack, admin, folder)
+        assert find_lost(stack, admin, place, expected) == []
+        # What is listed is whole: nothing is half there.
+        for name in list_names(stack, admin, place) - set(expected):
+            got = stack.ask(f"{ARTIFACTS}{place}/{name}", admin)
+            assert got.content == make_bytes(len(got.content), int(name.partition(".")[0])), name
+
+
+# ----------------------------------------------------------------------------------------------- a disk of its own
+class Disk:
+    """A file system in a file: it can be full, and its power can be cut."""
+
+    def __init__(self, file: Path, megabytes: int) -> None:
+        self.file = file
+        self.image = os.environ.get("STACK_TEST_IMAGE", "mlflow-stack/tests:0.1.0")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Owned by the store's user; the journal is written when it is told to, not by the clock.
+        options = "-q -F -m 0 -E root_owner=10002:10002,lazy_itable_init=0,nodiscard"
+        self.device = self._run(
+            f"truncate -s {megabytes}M {file} && mkfs.ext4 {options} {file} && losetup --find --show {file}"
+        )
+
+    def _run(self, script: str) -> str:
+        folder = self.file.parent
+        command = ["docker", "run", "--rm", "--privileged", "--volume", "/dev:/dev", "--volume", f"{folder}:{folder}"]
+        result = subprocess.run([*command, self.image, "sh", "-ec", script], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def cut_power(self) -> None:
+        """Go back to what had reached the device by now; nobody may use it meanwhile."""
+        self._run(f"losetup --detach {self.device}")
+
+    def remove(self) -> None:
+        self._run(f"losetup --detach {self.device} || true; rm -f {self.file}*")
