@@ -44,7 +44,8 @@ if [ -e /data/.minio.sys ]; then
 fi
 # What was acknowledged survives a loss of power: a write to a file below /data returns when it is on the disk. (SeaweedFS's
 # own choice, fs.configure -fsync, does so for the bytes of objects only, not for the filer's database, which has their names.)
-chattr -R +S /data 2>/dev/null ||
+chattr -R +S /data 2>/dev/null || true # (not on lost+found, which is root's)
+lsattr -d /data 2>/dev/null | grep -q '^[^ ]*S' ||
     printf 'objectstore: the file system of /data has no synchronous files (chattr +S): what was acknowledged in the last half minute is lost with the power\n' >&2
 run &
 server=$!

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import random
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import requests
 
 from stack.deployment import Deployment
 from stack.rawhttp import basic
@@ -107,3 +113,43 @@ def list_names(stack: Deployment, login: Login, folder: str) -> set[str]:
     answer = stack.ask(ARTIFACTS.rstrip("/"), login, params={"path": folder})
     assert answer.ok, answer.text
     return {file["path"] for file in answer.json().get("files", [])}
+
+
+def upload_until(stack: Deployment, admin: Login, folder: str, count: int, end: Callable[[], None]) -> dict[str, str]:
+    """Upload artifacts of mixed sizes by four clients; call `end` as soon as `count` are acknowledged.
+
+    Returns the SHA-256 of all that were.
+    """
+    sizes = (0, 1, 1000, 100_000, 3 * MIB, 9 * MIB)
+    acknowledged: dict[str, str] = {}
+    numbers, lock, enough = itertools.count(), threading.Lock(), threading.Event()
+
+    def upload() -> None:
+        while not enough.is_set():
+            with lock:
+                number = next(numbers)
+            content = make_bytes(sizes[number % len(sizes)], number)
+            with contextlib.suppress(requests.RequestException):
+                if not stack.ask(f"{ARTIFACTS}{folder}/{number}.bin", admin, "PUT", data=content).ok:
+                    continue
+                with lock:
+                    acknowledged[f"{number}.bin"] = hashlib.sha256(content).hexdigest()
+                    if len(acknowledged) >= count:
+                        enough.set()
+
+    with ThreadPoolExecutor(4) as pool:
+        uploads = [pool.submit(upload) for _ in range(4)]
+        enough.wait(120)
+        end()
+    for finished in uploads:
+        finished.result()
+    assert len(acknowledged) >= count
+    return acknowledged
+
+
+def find_lost(stack: Deployment, admin: Login, folder: str, expected: dict[str, str]) -> list[str]:
+    def is_lost(name: str) -> bool:
+        answer = stack.ask(f"{ARTIFACTS}{folder}/{name}", admin)
+        return not answer.ok or hashlib.sha256(answer.content).hexdigest() != expected[name]
+
+    return [name for name in expected if is_lost(name)]

@@ -11,6 +11,7 @@ its length is not said beforehand is streamed through here, to the store, withou
 from __future__ import annotations
 
 import asyncio
+import logging
 import posixpath
 import time
 from abc import ABC, abstractmethod
@@ -35,6 +36,7 @@ from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
 from mlflow.utils.mime_type_utils import _guess_mime_type
 from werkzeug.exceptions import HTTPException
 
+logger = logging.getLogger(__name__)
 OBJECT_HEADER = "X-Stack-Object"
 SEND_OBJECT = {"X-Accel-Redirect": "@object"}
 CLIENT_PATH = "/signed/"
@@ -176,7 +178,8 @@ class Passing(StreamUploadMixin, ABC):
         try:
             self._get_store().upload_fileobj(stream, **parameters, ExtraArgs=kind)
         except (BotoCoreError, Boto3Error, ClientError) as error:
-            raise MlflowException(f"the object store took no file: {error}", TEMPORARILY_UNAVAILABLE) from error
+            logger.warning("the object store took no file: %s", error)  # which names the store's own places
+            raise MlflowException("the object store took no file: try again", TEMPORARILY_UNAVAILABLE) from error
 
 
 class SigningRepository(Passing, S3ArtifactRepository):
@@ -243,7 +246,8 @@ def describe_download(path: str) -> dict[str, str]:
 
 def answer_store_fault(error: Exception) -> flask.Response:
     """Return 503: the store can't be reached, which passes."""
-    fault = MlflowException(f"the object store does not answer: {error}", TEMPORARILY_UNAVAILABLE)
+    logger.warning("the object store does not answer: %s", error)
+    fault = MlflowException("the object store does not answer: try again", TEMPORARILY_UNAVAILABLE)
     return flask.Response(
         fault.serialize_as_json(), fault.get_http_status_code(), {"Retry-After": "2"}, mimetype="application/json"
     )

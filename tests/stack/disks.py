@@ -1,0 +1,62 @@
+"""A disk of the tests' own for a stack's object store: it can be full, and its power can be cut."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from stack.deployment import Deployment
+
+IMAGE = os.environ.get("STACK_TEST_IMAGE", "mlflow-stack/tests:0.1.0")
+STORES_USER = 10002  # Dockerfile
+# The journal is written when a write asks for it, not by the clock: what nobody asked for is lost with the power.
+OPTIONS = "commit=600"
+
+
+class Disk:
+    """A file system in a file, mounted by Docker through a loop device."""
+
+    def __init__(self, file: Path, megabytes: int) -> None:
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._run(
+            f"truncate -s {megabytes}M {file}; "
+            f"mkfs.ext4 -q -F -m 0 -E root_owner={STORES_USER}:{STORES_USER},lazy_itable_init=0,nodiscard {file}"
+        )
+        self.device = self._run(f"losetup --find --show {file}")
+
+    def _run(self, script: str) -> str:
+        """Run a script that may set up loop devices, which the tests' own container may not."""
+        folder = self.file.parent
+        rights = ["--cap-add", "SYS_ADMIN", "--device-cgroup-rule", "b 7:* rmw", "--device", "/dev/loop-control"]
+        command = ["docker", "run", "--rm", *rights, "--volume", "/dev:/dev", "--volume", f"{folder}:{folder}"]
+        result = subprocess.run([*command, IMAGE, "sh", "-ec", script], capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    def give_to(self, deployment: Deployment) -> None:
+        """Make this disk the object store's, before its first start."""
+        (deployment.root / "disk.yml").write_text(
+            "volumes:\n  objectstore-data:\n    driver: local\n"
+            f"    driver_opts: {{type: ext4, device: {self.device}, o: {OPTIONS}}}\n"
+        )
+        with (deployment.root / ".env").open("a") as file:
+            file.write("COMPOSE_FILE=docker-compose.yml:disk.yml\n")
+
+    def cut_power(self, deployment: Deployment) -> None:
+        """Stop the store, and make its disk what had reached it by now; what was still in memory is lost."""
+        identifier = deployment.container("objectstore")["Id"]
+        subprocess.run(["docker", "pause", identifier], check=True, capture_output=True)
+        # (what the file system has written to its device is in this file; what it still holds in memory is not)
+        self._run(f"cp --sparse=always {self.file} {self.file}.cut")
+        subprocess.run(["docker", "unpause", identifier], check=True, capture_output=True)
+        subprocess.run(["docker", "kill", "-s", "KILL", identifier], check=True, capture_output=True)
+        subprocess.run(["docker", "wait", identifier], check=True, capture_output=True)
+        self._run(
+            f"losetup --detach {self.device}; mv {self.file}.cut {self.file}; losetup {self.device} {self.file}"
+        )
+
+    def remove(self) -> None:
+        """Free the device, once no container has it."""
+        self._run(f"losetup --detach {self.device}; rm -f {self.file} {self.file}.cut")
