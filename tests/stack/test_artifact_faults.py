@@ -169,7 +169,7 @@ def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(
                 connection.sendall(write(block))
             kill(stack, "objectstore")
             died = time.monotonic()
-            connection.settimeout(20)
+            connection.settimeout(60)
             with contextlib.suppress(ConnectionError):
                 for block in blocks:
                     connection.sendall(write(block))
@@ -181,7 +181,7 @@ def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(
             seconds = time.monotonic() - died
         assert answer.startswith(b"HTTP/1.1 503 "), answer[:500]
         assert re.search(rb"\r\nRetry-After: \d+\r\n", answer, re.IGNORECASE), answer[:500]
-        assert seconds < 15
+        assert seconds < 25
         # Metadata doesn't need the store.
         start = time.monotonic()
         made = client.create_run("0", run_name="without a store")
@@ -240,6 +240,52 @@ def test_a_store_that_is_down_is_503_with_retry_after_and_the_clients_own_retry_
         assert digest_file(Path(client.download_artifacts(run, "patient/patient.bin", str(target)))) == digest
     finally:
         start_store(stack, admin, folder)
+
+
+@pytest.mark.timeout(600)
+def test_a_store_that_hangs_is_said(stack: Deployment, admin: Login, client: MlflowClient, folder: str) -> None:
+    """A machine that has lost its power answers nothing at all: no connection is ended."""
+    there = f"{ARTIFACTS}{folder}/there.bin"
+    assert stack.ask(there, admin, "PUT", data=make_bytes(30 * MIB)).ok
+    store = stack.container("objectstore")["Id"]
+
+    def ask(method: str, data: object) -> tuple[int, str, float]:
+        start = time.monotonic()
+        answer = requests.request(
+            method, stack.url + (there if method == "GET" else f"{there}.new"), data=data, auth=admin, timeout=150  # type: ignore[arg-type]
+        )
+        return answer.status_code, answer.headers.get("Retry-After", ""), time.monotonic() - start
+
+    subprocess.run(["docker", "pause", store], check=True, capture_output=True)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            asked = [pool.submit(ask, *question) for question in (
+                ("GET", None), ("PUT", make_bytes(30 * MIB)), ("PUT", make_blocks(30 * MIB)))]  # fmt: skip
+            made = client.create_run("0", run_name="the store hangs")
+            assert client.get_run(made.info.run_id).info.status == "RUNNING"
+            answers = [question.result() for question in asked]
+    finally:
+        subprocess.run(["docker", "unpause", store], check=True, capture_output=True)
+    assert [answer[:2] for answer in answers] == [(503, "2")] * 3, answers
+    assert max(answer[2] for answer in answers) < 75, answers
+    wait_until(lambda: stack.ask(there, admin).ok, "the store answers again")
+
+
+def test_an_artifact_that_is_replaced_during_a_download_is_never_mixed(
+    stack: Deployment, admin: Login, folder: str
+) -> None:
+    old, new = (make_bytes(40 * MIB, seed) for seed in (1, 2))
+    path = f"{ARTIFACTS}{folder}/replaced.bin"
+    assert stack.ask(path, admin, "PUT", data=old).ok
+    got = bytearray()
+    with stack.ask(path, admin, stream=True) as answer, contextlib.suppress(requests.RequestException):
+        for number, piece in enumerate(answer.iter_content(MIB)):
+            got += piece
+            if number == 4:
+                assert stack.ask(path, admin, "PUT", data=new).ok
+    # Either the old one to its end, or cut: the client knows the length, and asks again.
+    assert old.startswith(got)
+    assert stack.ask(path, admin).content == new
 
 
 # ------------------------------------------------------------------------------------------------------------- reload

@@ -10,6 +10,7 @@ from typing import Any
 import boto3
 import flask
 import pytest
+from botocore.config import Config
 from itsdangerous import URLSafeSerializer
 
 from tracking import artifacts
@@ -71,6 +72,14 @@ def test_the_store_is_asked_by_its_own_name_and_a_head_as_such() -> None:
         url.startswith("http://objectstore:9000/b/0/run/artifacts/%C3%A4%20%23%3F%25.txt?") for url in urls.values()
     )
     assert len({url.rpartition("X-Amz-Signature=")[2] for url in urls.values()}) == 2
+
+
+@pytest.mark.parametrize(("operation", "seconds"), [("get_object", 86_400), ("put_object", 60)])
+def test_a_slow_download_is_not_cut_by_the_stores_clock(operation: str, seconds: int) -> None:
+    client = boto3.client("s3", endpoint_url="http://objectstore:9000", region_name="us-east-1",
+                          aws_access_key_id="x", aws_secret_access_key="y", config=Config(signature_version="s3v4"))  # fmt: skip
+    method = artifacts.METHODS[operation][0]
+    assert f"X-Amz-Expires={seconds}&" in artifacts.sign(client, operation, PLACE, method)
 
 
 async def give(*chunks: bytes, fault: Exception | None = None) -> AsyncIterator[bytes]:

@@ -20,11 +20,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import boto3
 import fastapi
 import flask
 from boto3.exceptions import Boto3Error
 from botocore.client import BaseClient
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import get_session
 from itsdangerous import BadSignature, URLSafeSerializer
 from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
@@ -40,11 +43,14 @@ logger = logging.getLogger(__name__)
 OBJECT_HEADER = "X-Stack-Object"
 SEND_OBJECT = {"X-Accel-Redirect": "@object"}
 CLIENT_PATH = "/signed/"
-# How long the gateway has to begin with an object, in seconds; it does so at once.
-STORE_SECONDS = 60
+# How long the store takes the gateway's URL of an object, in seconds. The gateway begins at once, but it fetches a download
+# piece by piece, as its client takes it.
+STORE_SECONDS, STORE_DOWNLOAD_SECONDS = 60, 24 * 3600
 # The URLs of an upload's parts are all made before the first is sent, and a large file on a slow line takes long. They
 # make nothing visible: that takes a request with a login (mpu/complete).
 PART_SECONDS = 3600
+# After how long without an answer the store is taken for dead; boto3 waits a minute, and then once more.
+READ_SECONDS = 15
 METHODS = {"get_object": ("GET", "HEAD"), "put_object": ("PUT",), "upload_part": ("PUT",)}
 
 is_asked: ContextVar[bool] = ContextVar("is_asked", default=False)
@@ -87,9 +93,10 @@ class ClientUrls:
 
 def sign(client: BaseClient, operation: str, parameters: dict[str, Any], method: str) -> str:
     """Return the store's signed URL for the gateway. S3 signs the method: HEAD is an operation of its own."""
+    seconds = STORE_DOWNLOAD_SECONDS if operation == "get_object" else STORE_SECONDS
     if method == "HEAD":
         operation = "head_object"
-    url: str = client.generate_presigned_url(operation, Params=parameters, ExpiresIn=STORE_SECONDS)
+    url: str = client.generate_presigned_url(operation, Params=parameters, ExpiresIn=seconds)
     return url
 
 
@@ -255,6 +262,9 @@ def answer_store_fault(error: Exception) -> flask.Response:
 
 def register(app: flask.Flask, tls: str, urls: ClientUrls) -> None:
     """Make s3:// artifacts use the repository that fits how the gateway does TLS."""
+    session = get_session()
+    session.set_default_client_config(Config(connect_timeout=3, read_timeout=READ_SECONDS))
+    boto3.setup_default_session(botocore_session=session)
     SigningRepository.urls = urls
     repository = PlainRepository if tls == "self-signed" else SigningRepository
     _artifact_repository_registry.register("s3", repository)
