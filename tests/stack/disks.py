@@ -53,9 +53,7 @@ class Disk:
         subprocess.run(["docker", "unpause", identifier], check=True, capture_output=True)
         subprocess.run(["docker", "kill", "-s", "KILL", identifier], check=True, capture_output=True)
         subprocess.run(["docker", "wait", identifier], check=True, capture_output=True)
-        self._run(
-            f"losetup --detach {self.device}; mv {self.file}.cut {self.file}; losetup {self.device} {self.file}"
-        )
+        self._run(f"losetup --detach {self.device}; mv {self.file}.cut {self.file}; losetup {self.device} {self.file}")
 
     def remove(self) -> None:
         """Free the device, once no container has it."""

@@ -8,13 +8,14 @@ import stat
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from stack.deployment import Deployment
 
 ESTABLISHED = "01"
 # The folders that a server can write, apart from its sockets and logs.
 FOLDERS = {"nginx": ("/tmp",), "mlflow": ("/tmp", "/var/spool/mlflow", "/dev/shm")}
-# Small files of the servers' own: nginx's configuration, cached logins and pid; MLflow's configuration, workers' heartbeats.
+# Small files are the servers' own: configuration, cached logins, workers' heartbeats.
 SMALL = 256 * 1024
 
 
@@ -94,7 +95,7 @@ class Watch:
                 with contextlib.suppress(OSError):
                     status = path.stat()
                     if stat.S_ISREG(status.st_mode) and status.st_size > SMALL:
-                        name = os.readlink(path) if "/fd/" in str(path) else str(path)
+                        name = str(path.readlink() if "/fd/" in str(path) else path)
                         found[name] = status.st_size
         return {name: size for name, size in found.items() if "/var/log/stack/" not in name}
 
@@ -109,7 +110,7 @@ class Watch:
         while not self._stop.wait(0.1):
             self._look()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -22,6 +22,7 @@ from stack.deployment import Deployment
 from stack.transfers import (
     ARTIFACTS,
     MIB,
+    Place,
     begin_parts,
     begin_upload,
     digest_file,
@@ -46,15 +47,18 @@ OLD_CLIENT = "/opt/mlflow-2.22/bin/python"
 
 
 @pytest.fixture
-def run(client: MlflowClient) -> str:
-    identifier: str = client.create_run("0", run_name="bytes").info.run_id
-    return identifier
+def place(stack: Deployment, admin: Login, client: MlflowClient) -> Place:
+    return Place(stack, admin, client, client.create_run("0", run_name="bytes").info.run_id)
 
 
 @pytest.fixture
-def folder(run: str) -> str:
-    """Where the run's artifacts are below ARTIFACTS."""
-    return f"0/{run}/artifacts"
+def run(place: Place) -> str:
+    return place.run
+
+
+@pytest.fixture
+def folder(place: Place) -> str:
+    return place.folder
 
 
 def find_etag(stack: Deployment, admin: Login, path: str) -> str:
@@ -67,17 +71,11 @@ def find_etag(stack: Deployment, admin: Login, path: str) -> str:
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", ["parts from 5 MiB on", "MLflow's own sizes"])
 def test_a_file_of_any_size_comes_back_byte_for_byte(
-    stack: Deployment,
-    admin: Login,
-    client: MlflowClient,
-    run: str,
-    folder: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    soak: bool,
-    kind: str,
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, soak: bool, kind: str
 ) -> None:
-    sizes, threshold, part = LARGE if soak else (10 * MIB,), 500 * MIB, 10 * MIB
+    client, run = place.client, place.run
+    sizes: tuple[int, ...] = LARGE if soak else (10 * MIB,)
+    threshold, part = 500 * MIB, 10 * MIB
     if kind != "MLflow's own sizes":
         sizes, threshold, part = SMALL, 5 * MIB, 5 * MIB
         for name, value in ((THRESHOLD, threshold), (PART, part), (PIECE, 3 * MIB)):
@@ -87,7 +85,7 @@ def test_a_file_of_any_size_comes_back_byte_for_byte(
         digest = write_file(file, size)
         client.log_artifact(run, str(file), "sizes")
         # S3 marks what came in parts by their number.
-        etag = find_etag(stack, admin, f"{folder}/sizes/{file.name}")
+        etag = find_etag(place.stack, place.login, f"{place.folder}/sizes/{file.name}")
         assert etag.partition("-")[2] == (str(math.ceil(size / part)) if size >= threshold else ""), size
         file.unlink()
         found = Path(client.download_artifacts(run, f"sizes/{file.name}", str(tmp_path)))
@@ -145,7 +143,7 @@ NAMES = {
     "question mark": "what?why=x.txt",
     "and": "this&that.txt",
     "semicolon, equals": "a;b=c.txt",
-    "quotes": "it's \"quoted\".txt",
+    "quotes": 'it\'s "quoted".txt',
     "colon, at, dollar": "a:b@c$d,e!f(g)*.txt",
     "brackets": "[a]{b}^`|~<>.txt",
     "NFC": unicodedata.normalize("NFC", "Übergröße é.txt"),
@@ -163,8 +161,8 @@ REFUSED = {
     # by the stack: SeaweedFS makes / of it
     "backslash": "a\\b.txt",
 }
-# What MLflow's server makes another name of, in every request alike: it decodes a name until nothing changes any more, and
-# takes it for a URL.
+# What MLflow's server makes another name of, in every request alike: it decodes a name until nothing changes any more,
+# and takes it for a URL.
 READ_AS_ANOTHER = {"a%41.txt": "aA.txt", "what?": "what", "tab\t.txt": "tab.txt"}
 
 
@@ -230,9 +228,7 @@ CHANGED_BY_CLIENT = {"question mark"}
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CHANGED_BY_CLIENT])
-def test_a_clients_file_keeps_its_name(
-    client: MlflowClient, run: str, tmp_path: Path, name: str
-) -> None:
+def test_a_clients_file_keeps_its_name(client: MlflowClient, run: str, tmp_path: Path, name: str) -> None:
     (source := tmp_path / "source").mkdir()
     (target := tmp_path / "target").mkdir()
     digest = write_file(source / NAMES[name], 1000)
@@ -283,9 +279,8 @@ def test_a_body_of_unknown_length_is_stored_whole(stack: Deployment, admin: Logi
     ],
 )
 @pytest.mark.parametrize("signed", [False, True])
-def test_a_range_is_that_range(
-    stack: Deployment, admin: Login, folder: str, wanted: str, start: int, end: int, signed: bool
-) -> None:
+def test_a_range_is_that_range(place: Place, wanted: str, start: int, end: int, signed: bool) -> None:
+    stack, admin, folder = place.stack, place.login, place.folder
     content = make_bytes(100_000)
     path = f"{ARTIFACTS}{folder}/ranges.bin"
     assert stack.ask(path, admin, "PUT", data=content).ok

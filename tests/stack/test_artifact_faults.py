@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -25,6 +26,7 @@ from stack.transfers import (
     MIB,
     PRESIGNED,
     Paced,
+    Place,
     begin_parts,
     begin_upload,
     digest_file,
@@ -43,15 +45,18 @@ WAYS = ("a known length", "chunks", "a signed part")
 
 
 @pytest.fixture
-def run(client: MlflowClient) -> str:
-    identifier: str = client.create_run("0", run_name="faults").info.run_id
-    return identifier
+def place(stack: Deployment, admin: Login, client: MlflowClient) -> Place:
+    return Place(stack, admin, client, client.create_run("0", run_name="bytes").info.run_id)
 
 
 @pytest.fixture
-def folder(run: str) -> str:
-    """Where the run's artifacts are below ARTIFACTS."""
-    return f"0/{run}/artifacts"
+def run(place: Place) -> str:
+    return place.run
+
+
+@pytest.fixture
+def folder(place: Place) -> str:
+    return place.folder
 
 
 def kill(stack: Deployment, service: str) -> None:
@@ -69,8 +74,9 @@ def start_store(stack: Deployment, admin: Login, folder: str) -> None:
     assert stack.ask(f"{ARTIFACTS}{folder}/.up", admin, "DELETE").ok
 
 
-def begin(stack: Deployment, admin: Login, folder: str, way: str, name: str, size: int) -> tuple[socket.socket, Callable[[bytes], bytes]]:
+def begin(place: Place, way: str, name: str, size: int) -> tuple[socket.socket, Callable[[bytes], bytes]]:
     """Begin an upload one of the ways; return the connection and what frames its body."""
+    stack, admin, folder = place.stack, place.login, place.folder
     if way == "a signed part":
         _, urls = begin_parts(stack, admin, folder, name, 3)
         return begin_upload(stack, urls[0].removeprefix(stack.url), None, size), bytes
@@ -102,11 +108,11 @@ def assert_no_connection_stays(stack: Deployment, act: Callable[[], None]) -> No
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("end", ["closes", "resets"])
-def test_a_client_that_dies_in_the_middle_leaves_nothing(
-    stack: Deployment, admin: Login, folder: str, way: str, end: str
-) -> None:
+def test_a_client_that_dies_in_the_middle_leaves_nothing(place: Place, way: str, end: str) -> None:
+    stack, admin, folder = place.stack, place.login, place.folder
+
     def die() -> None:
-        connection, write = begin(stack, admin, folder, way, "dead.bin", 20 * MIB)
+        connection, write = begin(place, way, "dead.bin", 20 * MIB)
         with connection:
             for block in make_blocks(8 * MIB):
                 connection.sendall(write(block))
@@ -157,10 +163,9 @@ def test_an_unfinished_upload_in_parts_is_not_visible_and_can_be_ended(
 
 # ------------------------------------------------------------------------------------------------------- store's death
 @pytest.mark.parametrize("way", WAYS)
-def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(
-    stack: Deployment, admin: Login, client: MlflowClient, folder: str, way: str
-) -> None:
-    connection, write = begin(stack, admin, folder, way, "cut.bin", 64 * MIB)
+def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(place: Place, way: str) -> None:
+    stack, admin, client, folder = place.stack, place.login, place.client, place.folder
+    connection, write = begin(place, way, "cut.bin", 64 * MIB)
     answer = b""
     try:
         with connection:
@@ -194,8 +199,10 @@ def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(
 
 
 def test_a_store_that_is_down_is_503_with_retry_after_and_the_clients_own_retry_succeeds(
-    stack: Deployment, admin: Login, client: MlflowClient, run: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stack, admin, client, folder = place.stack, place.login, place.client, place.folder
+    run = place.run
     there = f"{ARTIFACTS}{folder}/there.bin"
     assert stack.ask(there, admin, "PUT", data=b"there").ok
     url = stack.ask(PRESIGNED + f"{folder}/there.bin", admin).json()["url"].removeprefix(stack.url)
@@ -249,10 +256,14 @@ def test_a_store_that_hangs_is_said(stack: Deployment, admin: Login, client: Mlf
     assert stack.ask(there, admin, "PUT", data=make_bytes(30 * MIB)).ok
     store = stack.container("objectstore")["Id"]
 
-    def ask(method: str, data: object) -> tuple[int, str, float]:
+    def ask(method: str, data: Any) -> tuple[int, str, float]:
         start = time.monotonic()
         answer = requests.request(
-            method, stack.url + (there if method == "GET" else f"{there}.new"), data=data, auth=admin, timeout=150  # type: ignore[arg-type]
+            method,
+            stack.url + (there if method == "GET" else f"{there}.new"),
+            data=data,
+            auth=admin,
+            timeout=150,
         )
         return answer.status_code, answer.headers.get("Retry-After", ""), time.monotonic() - start
 
@@ -298,14 +309,14 @@ def test_a_reload_in_the_middle_of_slow_transfers_breaks_none(
     expected = hashlib.sha256(b"".join(make_blocks(0)))
     for block in make_blocks(size):
         expected.update(block)
-    with requests.put(stack.url + path.format("down"), data=Paced(size, 1e9), auth=admin, timeout=600) as answer:  # type: ignore[arg-type]
+    with requests.put(stack.url + path.format("down"), data=Paced(size, 1e9), auth=admin, timeout=600) as answer:
         assert answer.ok, answer.text
     _, urls = begin_parts(stack, admin, folder, "parts.bin", 1)
     signed = stack.ask(PRESIGNED + f"{folder}/down.bin", admin).json()["url"]
 
     def upload(url: str, login: Login | None) -> int:
         body = Paced(size, size / seconds)
-        return requests.put(url, data=body, auth=login, timeout=600).status_code  # type: ignore[arg-type]
+        return requests.put(url, data=body, auth=login, timeout=600).status_code
 
     def upload_chunks() -> int:
         body = Paced(size, size / seconds)
@@ -335,7 +346,8 @@ def test_a_reload_in_the_middle_of_slow_transfers_breaks_none(
                 time.sleep(seconds / 5)
                 configuration.write_text(f"{original}# touched {number}\n")
                 assert "new configuration runs" in stack.check("reload")
-                assert not any(transfer.done() for transfer in [*uploads, *downloads])
+                assert not any(transfer.done() for transfer in uploads)
+                assert not any(transfer.done() for transfer in downloads)
         finally:
             configuration.write_text(original)
             stack.check("reload")
@@ -386,9 +398,9 @@ def test_nothing_is_spooled_and_memory_stays_flat(
         else:
             paced = Paced(size, 1e9)
             data = iter(lambda: paced.read(MIB), b"") if way == "chunked put" else paced
-            answer = requests.put(stack.url + path, data=data, auth=admin, timeout=1200)  # type: ignore[arg-type]
+            answer = requests.put(stack.url + path, data=data, auth=admin, timeout=1200)
             assert answer.ok, answer.text
-            expected, url, login = paced.digest, stack.url + path, admin  # type: ignore[assignment]
+            expected, url, login = paced.digest, stack.url + path, admin
         got = hashlib.sha256()
         with requests.get(url, auth=login, stream=True, timeout=600) as answer:
             for piece in answer.iter_content(MIB):
@@ -403,14 +415,18 @@ def test_nothing_is_spooled_and_memory_stays_flat(
 
 def test_a_spooled_file_would_be_seen(stack: Deployment) -> None:
     with Watch(stack, SERVERS) as watch:
-        for service, place in (("nginx", "/tmp/client_body/x"), ("mlflow", "/var/spool/mlflow/x"), ("mlflow", "/tmp/x")):
+        for service, place in (
+            ("nginx", "/tmp/client_body/x"),
+            ("mlflow", "/var/spool/mlflow/x"),
+            ("mlflow", "/tmp/x"),
+        ):
             script = f"head -c 3000000 /dev/zero >{place}; sleep 0.5; rm {place}"
             stack.compose("exec", "-T", service, "sh", "-c", script)
     assert {Path(name).name for name in watch.files} == {"x"}
     assert len(watch.files) == 3
 
 
-# --------------------------------------------------------------------------------------------------- what is acknowledged
+# ---------------------------------------------------------------------------------------------- what is acknowledged
 @pytest.mark.timeout(3600)
 def test_what_was_acknowledged_survives_a_kill_of_the_store(
     stack: Deployment, admin: Login, folder: str, soak: bool

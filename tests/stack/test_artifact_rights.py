@@ -73,15 +73,13 @@ def test_no_right_to_an_experiment_is_none_to_its_files(
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_a_viewer_reads_and_changes_nothing(
-    stack: Deployment, admin: Login, intruders: Intruders, place: str
-) -> None:
+def test_a_viewer_reads_and_changes_nothing(stack: Deployment, admin: Login, intruders: Intruders, place: str) -> None:
     folder = f"{intruders.own_experiment}/{place.format(run=intruders.own_run)}"
     put_artifact(stack, admin, f"{folder}/seen.txt", "seen")
-    read = [stack.ask(path, intruders.viewer, method, **options).status_code
-            for attempt, (method, path, options) in list_attempts(folder, "seen.txt").items()
-            if attempt.startswith("read")]  # fmt: skip
-    assert set(read) == {200, 206}
+    for attempt, (method, path, options) in list_attempts(folder, "seen.txt").items():
+        if attempt.startswith("read"):
+            answer = stack.ask(path, intruders.viewer, method, **options)
+            assert answer.status_code == (206 if attempt == "read range" else 200), (attempt, answer.text)
     found = try_all(stack, intruders.viewer, folder, "seen.txt", only="write")
     assert {attempt: status for attempt, status in found.items() if status != 403} == {}
     assert stack.ask(f"{ARTIFACTS}{folder}/seen.txt", admin).text == "seen"
@@ -100,9 +98,7 @@ def test_a_url_outlives_neither_its_object_nor_shows_another_version(
     assert requests.get(url + "?versionId=null", timeout=30).status_code == 404
 
 
-def test_parts_that_nobody_put_together_are_no_artifact(
-    stack: Deployment, admin: Login, intruders: Intruders
-) -> None:
+def test_parts_that_nobody_put_together_are_no_artifact(stack: Deployment, admin: Login, intruders: Intruders) -> None:
     """The parts' URLs need no login: what makes them visible does, with the right to write."""
     folder = intruders.own_folder
     upload, urls = begin_parts(stack, intruders.editor, folder, "parts.txt", 1)

@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import requests
+from mlflow import MlflowClient
 
 from stack.deployment import Deployment
 from stack.rawhttp import basic
@@ -24,6 +26,21 @@ ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 MPU = "/api/2.0/mlflow-artifacts/mpu/"
 PRESIGNED = "/api/2.0/mlflow-artifacts/presigned/"
 BLOCK = random.Random(0).randbytes(MIB)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A run of a stack, and who moves its artifacts."""
+
+    stack: Deployment
+    login: Login
+    client: MlflowClient
+    run: str
+
+    @property
+    def folder(self) -> str:
+        """Where the run's artifacts are below ARTIFACTS."""
+        return f"0/{self.run}/artifacts"
 
 
 def make_blocks(size: int, seed: int = 0) -> Iterator[bytes]:

@@ -76,8 +76,14 @@ def test_the_store_is_asked_by_its_own_name_and_a_head_as_such() -> None:
 
 @pytest.mark.parametrize(("operation", "seconds"), [("get_object", 86_400), ("put_object", 60)])
 def test_a_slow_download_is_not_cut_by_the_stores_clock(operation: str, seconds: int) -> None:
-    client = boto3.client("s3", endpoint_url="http://objectstore:9000", region_name="us-east-1",
-                          aws_access_key_id="x", aws_secret_access_key="y", config=Config(signature_version="s3v4"))  # fmt: skip
+    client = boto3.client(
+        "s3",
+        endpoint_url="http://objectstore:9000",
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="y",
+        config=Config(signature_version="s3v4"),
+    )
     method = artifacts.METHODS[operation][0]
     assert f"X-Amz-Expires={seconds}&" in artifacts.sign(client, operation, PLACE, method)
 

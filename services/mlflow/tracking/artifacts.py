@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 OBJECT_HEADER = "X-Stack-Object"
 SEND_OBJECT = {"X-Accel-Redirect": "@object"}
 CLIENT_PATH = "/signed/"
-# How long the store takes the gateway's URL of an object, in seconds. The gateway begins at once, but it fetches a download
-# piece by piece, as its client takes it.
+# How long the store takes the gateway's URL of an object, in seconds. The gateway begins at once, but it fetches a
+# download piece by piece, as its client takes it.
 STORE_SECONDS, STORE_DOWNLOAD_SECONDS = 60, 24 * 3600
 # The URLs of an upload's parts are all made before the first is sent, and a large file on a slow line takes long. They
 # make nothing visible: that takes a request with a login (mpu/complete).
@@ -54,6 +54,7 @@ READ_SECONDS = 15
 METHODS = {"get_object": ("GET", "HEAD"), "put_object": ("PUT",), "upload_part": ("PUT",)}
 
 is_asked: ContextVar[bool] = ContextVar("is_asked", default=False)
+is_head: ContextVar[bool] = ContextVar("is_head", default=False)
 
 
 class TokenError(Exception):
@@ -158,7 +159,7 @@ class Passing(StreamUploadMixin, ABC):
         """End the request: the gateway sends the object. MLflow asks this before it fetches a file to be sent."""
         parameters = self._locate(artifact_path) | describe_download(artifact_path)
         answers_flask = flask.has_request_context()
-        method = flask.request.method if answers_flask else "GET"
+        method = "HEAD" if is_head.get() else "GET"
         headers = {**SEND_OBJECT, OBJECT_HEADER: sign(self._get_store(), "get_object", parameters, method)}
         if answers_flask:
             raise HTTPException(response=flask.Response(headers=headers))
