@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import os
-from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from itsdangerous import URLSafeSerializer
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.s3_artifact_repo import _get_s3_client
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+if TYPE_CHECKING:
+    from tracking.uploads import Uploads
 
 from tracking import artifacts, closed, identity, readiness, settings, spelling, targets
 
@@ -73,10 +76,13 @@ UNAVAILABLE: Answer = (
 class StackApp:
     """Answers the stack's own routes, refuses who is not known and what is closed, and hands the rest to MLflow."""
 
-    def __init__(self, mlflow_app: ASGIApp, chosen: settings.Settings, urls: artifacts.ClientUrls) -> None:
+    def __init__(
+        self, mlflow_app: ASGIApp, chosen: settings.Settings, urls: artifacts.ClientUrls, asked: Uploads
+    ) -> None:
         self.mlflow_app = mlflow_app
         self.settings = chosen
         self.urls = urls
+        self.uploads = asked
         self.closed = closed.Closed(chosen.opened)
 
     @functools.cached_property
@@ -109,14 +115,9 @@ class StackApp:
             await drain(receive)
             await respond(send, 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": reason})
         elif scope["path"].startswith(UPLOAD_PATH):
-            await self.ask_for_upload(scope, receive, send)
+            await respond(send, *await self.find_upload(scope))
         else:
-            if scope["method"] == "HEAD":
-                # MLflow has rights for GET only, and so lets none but administrators ask for a HEAD. (The server sends no
-                # body: its own scope is as it was.)
-                artifacts.is_head.set(True)
-                scope = {**scope, "method": "GET"}
-            await self.mlflow_app(scope, receive, send)
+            await self.mlflow_app(read_head(scope), receive, send)
 
     def find_signed(self, scope: Scope) -> Answer:
         """Return where the object of a signed URL is; 403 for one that is no good."""
@@ -127,22 +128,12 @@ class StackApp:
             return 403, None, {}
         return 204, None, {artifacts.OBJECT_HEADER: artifacts.sign(_get_s3_client(), operation, parameters, method)}
 
-    async def ask_for_upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Put the gateway's question to MLflow, as the upload that it is about: may it be, and where to?
-
-        204 says where to; 403 says that MLflow has something else to answer, which it is to be asked for.
-        """
-        answer: Message = {"status": 403, "headers": []}
-
-        async def keep(message: Message) -> None:
-            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.NO_CONTENT:
-                answer.update(message)
-
-        path = scope["path"].removeprefix(UPLOAD_PATH)
-        raw_path = scope["raw_path"].removeprefix(UPLOAD_PATH.encode())
-        artifacts.is_asked.set(True)
-        await self.mlflow_app({**scope, "path": path, "raw_path": raw_path}, receive, keep)
-        await respond(send, answer["status"], None, {k.decode(): v.decode("latin-1") for k, v in answer["headers"]})
+    async def find_upload(self, scope: Scope) -> Answer:
+        """Return where an upload goes; 403 if MLflow has something else to say of it, and is to be asked."""
+        name, _ = identity.read_basic(scope) or ("", "")
+        upload = {**scope, "path": scope["path"].removeprefix(UPLOAD_PATH)}
+        place = await self.uploads.find_place(upload, name, self.identity.find_account(name))
+        return (204, None, {artifacts.OBJECT_HEADER: place}) if place else (403, None, {})
 
     async def find_refusal(self, scope: Scope) -> Answer | None:
         """Return None for a known login, else the answer: 401 not known, 429 too many guesses, 503 can't tell."""
@@ -163,6 +154,18 @@ class StackApp:
         return 429, {"error_code": "REQUEST_LIMIT_EXCEEDED", "message": message}, {"retry-after": str(verdict.wait)}
 
 
+def read_head(scope: Scope) -> Scope:
+    """Return the GET that a HEAD is about, any other request as it is.
+
+    MLflow has rights for GET only, and so lets none but administrators ask for a HEAD. (The server sends no body: its
+    own scope is as it was.)
+    """
+    if scope["method"] != "HEAD":
+        return scope
+    artifacts.is_head.set(True)
+    return {**scope, "method": "GET"}
+
+
 def find_header(scope: Scope, name: bytes) -> str:
     """Return a header that the gateway sets, "" without it."""
     return next((value.decode("latin-1") for header, value in scope["headers"] if header == name), "")
@@ -173,13 +176,13 @@ def create_app() -> ASGIApp:
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_mlflow_app
 
-    from tracking import rules
+    from tracking import rules, uploads
 
     chosen = settings.load()
     key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
     urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
     artifacts.register(flask_app, chosen.tls, urls)
-    app = StackApp(create_mlflow_app(), chosen, urls)
+    app = StackApp(create_mlflow_app(), chosen, urls, uploads.Uploads())
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)
     targets.register(flask_app)

@@ -2,7 +2,7 @@
 
 The gateway gets the store's own signed URL of one object, in a header that no client sees:
 - for a download, as the answer of the request itself (`get_local_path`, X-Accel-Redirect);
-- for an upload, as the answer to the gateway's question before it takes the body (`is_asked`);
+- for an upload, as the answer to the gateway's question before it takes the body (`find_place`);
 - for a URL that MLflow's clients were given (`ClientUrls`), as the answer to the gateway's question about its token.
 So any S3 store will do, whatever its name, and no client sees anything of it. What the gateway can't pass on because
 its length is not said beforehand is streamed through here, to the store, without a file.
@@ -53,7 +53,6 @@ PART_SECONDS = 3600
 READ_SECONDS = 15
 METHODS = {"get_object": ("GET", "HEAD"), "put_object": ("PUT",), "upload_part": ("PUT",)}
 
-is_asked: ContextVar[bool] = ContextVar("is_asked", default=False)
 is_head: ContextVar[bool] = ContextVar("is_head", default=False)
 
 
@@ -165,20 +164,20 @@ class Passing(StreamUploadMixin, ABC):
             raise HTTPException(response=flask.Response(headers=headers))
         raise fastapi.HTTPException(fastapi.status.HTTP_200_OK, headers=headers)
 
+    def find_place(self, artifact_path: str) -> str:
+        """Return the store's URL for an upload. Raises MlflowException for a name that can't be."""
+        return sign(self._get_store(), "put_object", self._locate(artifact_path), "PUT")
+
     async def log_artifact_from_async_stream(
         self, chunks: AsyncIterable[bytes], artifact_file_name: str, artifact_path: str | None = None
     ) -> None:
-        """Say where the gateway is to put the object, if that is the question, else store what comes."""
-        parameters = self._locate(artifact_path, artifact_file_name)
-        if is_asked.get():
-            url = sign(self._get_store(), "put_object", parameters, "PUT")
-            raise fastapi.HTTPException(fastapi.status.HTTP_204_NO_CONTENT, headers={OBJECT_HEADER: url})
-        await asyncio.to_thread(self._upload, Reader(chunks), parameters)
+        """Store what comes, whose length is not known."""
+        await asyncio.to_thread(self._upload, Reader(chunks), self._locate(artifact_path, artifact_file_name))
 
     def log_artifact_from_stream(
         self, stream: BinaryIO, artifact_file_name: str, artifact_path: str | None = None
     ) -> None:
-        """Store what comes."""
+        """Store what comes, whose length is not known."""
         self._upload(stream, self._locate(artifact_path, artifact_file_name))
 
     def _upload(self, stream: Any, parameters: dict[str, Any]) -> None:
