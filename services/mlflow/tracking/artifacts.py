@@ -24,6 +24,7 @@ import boto3
 import fastapi
 import flask
 from boto3.exceptions import Boto3Error
+from boto3.s3.transfer import TransferConfig
 from botocore.client import BaseClient
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -40,6 +41,10 @@ from mlflow.utils.mime_type_utils import _guess_mime_type
 from werkzeug.exceptions import HTTPException
 
 logger = logging.getLogger(__name__)
+# What is streamed through here: two parts of 8 MiB in memory and two on their way. (boto3 holds ten and sends ten, for
+# each upload: 170 MB.)
+STREAMED = TransferConfig(max_concurrency=2)
+STREAMED.max_in_memory_upload_chunks = 2
 OBJECT_HEADER = "X-Stack-Object"
 SEND_OBJECT = {"X-Accel-Redirect": "@object"}
 CLIENT_PATH = "/signed/"
@@ -183,7 +188,7 @@ class Passing(StreamUploadMixin, ABC):
     def _upload(self, stream: Any, parameters: dict[str, Any]) -> None:
         kind = {"ContentType": _guess_mime_type(posixpath.basename(parameters["Key"]))}
         try:
-            self._get_store().upload_fileobj(stream, **parameters, ExtraArgs=kind)
+            self._get_store().upload_fileobj(stream, **parameters, ExtraArgs=kind, Config=STREAMED)
         except (BotoCoreError, Boto3Error, ClientError) as error:
             logger.warning("the object store took no file: %s", error)  # which names the store's own places
             raise MlflowException("the object store took no file: try again", TEMPORARILY_UNAVAILABLE) from error
