@@ -367,8 +367,8 @@ def download_digest(stack: Deployment, admin: Login, path: str) -> str:
 
 
 # ----------------------------------------------------------------------------------------------------- nothing spooled
-# Bytes: what the anonymous memory of all processes of a server may grow by during transfers of 3 GB. (nginx keeps 8 MB for
-# a GB of a download until its end; MLflow streams what comes in chunks in parts of 8 MiB, four at once.)
+# Bytes: what the anonymous memory of all processes of a server may grow by during transfers of 3 GB. (nginx keeps 8 MB
+# for a GB of a download until its end; MLflow streams what comes in chunks in parts of 8 MiB, four at once.)
 GROWTH = {"nginx": 48 * MIB, "mlflow": 72 * MIB}
 
 
