@@ -44,12 +44,12 @@ class Uploads:
             if not (account.is_admin or await self.is_granted(scope, name)):
                 return None
             artifact_path = validate_path_is_safe(path.partition(ROUTE)[2])
+            repository = _get_artifact_repo_mlflow_artifacts()
+            if not posixpath.basename(artifact_path) or not isinstance(repository, Passing):
+                return None
+            return repository.find_place(artifact_path)
         except MlflowException:
             return None
-        repository = _get_artifact_repo_mlflow_artifacts()
-        if not posixpath.basename(artifact_path) or not isinstance(repository, Passing):
-            return None
-        return repository.find_place(artifact_path)
 
     async def is_granted(self, scope: Scope, name: str) -> bool:
         """Ask MLflow's own check of this route, seldom twice for one place. Raises MlflowException."""
