@@ -8,7 +8,7 @@ ARG MINIO_IMAGE=docker.io/pgsty/silo:RELEASE.2026-09-03T13-18-01Z
 FROM ${BASE_IMAGE} AS base
 # The one table of user ids (uid = gid). nginx is in mlflow's group: it connects to that server's unix socket.
 RUN set -eu; \
-    for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008; do \
+    for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008 artifacts:10009; do \
         groupadd --gid "${user#*:}" "${user%:*}"; \
         useradd --uid "${user#*:}" --gid "${user#*:}" --home-dir "/home/${user%:*}" --shell /usr/sbin/nologin "${user%:*}"; \
     done; \
@@ -102,6 +102,14 @@ COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/
 RUN python -m compileall -q /app
 USER admin
 ENTRYPOINT ["python", "-m", "admin"]
+
+FROM app AS artifacts
+COPY --chmod=0755 services/artifacts/ /app/
+# How an operator writes moments, and how faults are said, stands once, beside the other verbs.
+COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
+RUN python -m compileall -q /app
+USER artifacts
+ENTRYPOINT ["python", "-m", "artifacts"]
 
 FROM app AS trainer
 COPY --chmod=0755 trainer/ /app/

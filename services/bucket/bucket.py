@@ -1,4 +1,4 @@
-"""Make the bucket, its versioning and MLflow's account in the object store, once; run at every start."""
+"""Make the bucket, its versioning and lifecycle, and the accounts in the object store; run at every start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import boto3
 import tenacity
@@ -61,8 +62,58 @@ def make_bucket(client: BaseClient, bucket: str) -> None:
         client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
 
 
-def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str, str], bucket: str) -> None:
-    """Make MLflow's user in MinIO, with rights on the one bucket only. Raises AccountError.
+def describe_lifecycle(store: str, upload_days: int, version_days: int) -> list[dict[str, Any]]:
+    """Return the bucket's rules: what is kept no longer than how many days; 0 keeps versions for ever.
+
+    MinIO refuses a rule about uploads (minio/minio#15681) and removes unfinished ones after 24 hours by itself.
+    SeaweedFS keeps the rules, but nothing of what the stack runs follows them: `./stack gc` does, and of uploads
+    services/objectstore/seaweedfs.sh.
+    """
+    rules: list[dict[str, Any]] = []
+    every = {"Status": "Enabled", "Filter": {"Prefix": ""}}
+    if store != "minio":
+        rules.append({"ID": "uploads", **every, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": upload_days}})
+    if version_days:
+        versions = {"NoncurrentVersionExpiration": {"NoncurrentDays": version_days}}
+        rules.append({"ID": "versions", **every, **versions, "Expiration": {"ExpiredObjectDeleteMarker": True}})
+    return rules
+
+
+def set_lifecycle(client: BaseClient, bucket: str, rules: list[dict[str, Any]]) -> None:
+    """Give the bucket these rules and no others. Raises ClientError, BotoCoreError."""
+    if rules:
+        client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
+    else:
+        client.delete_bucket_lifecycle(Bucket=bucket)
+
+
+# What each account may do with the bucket, and with what is in it. Versions are the tool's (services/artifacts).
+MLFLOW_ACTIONS = (
+    ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"],
+    ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
+)
+TOOL_ACTIONS = (
+    [*MLFLOW_ACTIONS[0], "s3:ListBucketVersions"],
+    [*MLFLOW_ACTIONS[1], "s3:GetObjectVersion", "s3:DeleteObjectVersion"],
+)
+
+
+def describe_policy(bucket: str, actions: tuple[list[str], list[str]]) -> dict[str, Any]:
+    """Return MinIO's policy for an account."""
+    places = (f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*")
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": allowed, "Resource": [place]}
+            for allowed, place in zip(actions, places, strict=True)
+        ],
+    }
+
+
+def make_minio_account(
+    endpoint: str, root: tuple[str, str], account: tuple[str, str], name: str, policy: dict[str, Any]
+) -> None:
+    """Make a user in MinIO, with the rights of a policy of that name. Raises AccountError.
 
     SeaweedFS reads the like from its configuration file (services/secrets). Protocol: MinIO's admin API, PUT
     add-canned-policy, add-user and set-user-or-group-policy, each of which replaces what is there.
@@ -72,33 +123,12 @@ def make_minio_account(endpoint: str, root: tuple[str, str], account: tuple[str,
     from minio.minioadmin import MinioAdmin
     from urllib3.exceptions import HTTPError
 
-    policy = {
-        "Version": "2012-10-17",
-        "Statement": [
-            {
-                "Effect": "Allow",
-                "Action": ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"],
-                "Resource": [f"arn:aws:s3:::{bucket}"],
-            },
-            {
-                "Effect": "Allow",
-                "Action": [
-                    "s3:GetObject",
-                    "s3:PutObject",
-                    "s3:DeleteObject",
-                    "s3:AbortMultipartUpload",
-                    "s3:ListMultipartUploadParts",
-                ],
-                "Resource": [f"arn:aws:s3:::{bucket}/*"],
-            },
-        ],
-    }
     scheme, _, address = endpoint.partition("://")
     admin = MinioAdmin(endpoint=address, credentials=StaticProvider(*root), secure=scheme == "https")
     try:
-        admin.policy_add(bucket, policy=policy)
+        admin.policy_add(name, policy=policy)
         admin.user_add(*account)
-        admin.policy_set(bucket, user=account[0])
+        admin.policy_set(name, user=account[0])
     except (MinioException, MinioAdminException, HTTPError) as error:
         raise AccountError(error) from error
 
@@ -116,6 +146,7 @@ def main() -> None:
     """Wait for the store, then make and check everything; one line and exit 1 if it can't be done."""
     endpoint, bucket, store = (os.environ[name] for name in ("STACK_S3_ENDPOINT", "STACK_BUCKET", "STACK_OBJECTSTORE"))
     root, account = read_credentials("root_credentials"), read_credentials("client_credentials")
+    upload_days, version_days = (int(os.environ[name]) for name in ("STACK_UPLOAD_DAYS", "STACK_VERSION_DAYS"))
 
     @tenacity.retry(
         retry=tenacity.retry_if_exception_type(FAULTS),
@@ -125,8 +156,11 @@ def main() -> None:
     )
     def provision() -> None:
         make_bucket(connect(endpoint, root), bucket)
+        set_lifecycle(connect(endpoint, root), bucket, describe_lifecycle(store, upload_days, version_days))
         if store == "minio":
-            make_minio_account(endpoint, root, account, bucket)
+            tool = read_credentials("artifacts_credentials")
+            make_minio_account(endpoint, root, account, bucket, describe_policy(bucket, MLFLOW_ACTIONS))
+            make_minio_account(endpoint, root, tool, f"{bucket}-versions", describe_policy(bucket, TOOL_ACTIONS))
         check_account(connect(endpoint, account), bucket)
 
     try:

@@ -9,8 +9,9 @@ grace=3 # seconds
 # -master.electionTimeout: of one master, which has nobody to agree with, but waits so long before it leads.
 # What is under way at once is bounded (MB), and Go's garbage collector told of the bound: without that a single download
 # of 1 GB by a fast reader took the whole container's memory.
+# The script is what its master does every 17 minutes; by itself it follows no lifecycle (docs/operating.md, "Artifacts").
 run() {
-    export GOMEMLIMIT=700MiB
+    export GOMEMLIMIT=700MiB WEED_MASTER_MAINTENANCE_SCRIPTS="s3.clean.uploads -timeAgo=$((STACK_UPLOAD_DAYS * 24))h"
     exec weed -logtostderr=true -v=0 server -dir=/data -ip=127.0.0.1 -ip.bind=127.0.0.1 \
         -master.telemetry=false -master.volumeSizeLimitMB=1024 -master.electionTimeout=1s \
         -volume.max=200 -volume.preStopSeconds=0 \

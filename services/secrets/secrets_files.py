@@ -49,6 +49,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "s3_root_password": make_token,
     "s3_access_key": make_access_key,
     "s3_secret_key": make_token,
+    "s3_artifacts_key": make_access_key,
+    "s3_artifacts_secret": make_token,
     "flask_secret_key": make_token,
     "kek_passphrase": make_token,
     "webhook_encryption_key": lambda: Fernet.generate_key().decode(),
@@ -56,7 +58,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "trainer_password": make_token,
 }
 # Names, not secrets: with the same name, a new secret takes the place of the old one in every store.
-NAMES = {"s3_root_user", "s3_access_key"}
+NAMES = {"s3_root_user", "s3_access_key", "s3_artifacts_key"}
 ENCRYPT_DATA = {"kek_passphrase", "webhook_encryption_key"}
 NEVER_ROTATED = {
     **dict.fromkeys(ENCRYPT_DATA, "data in the database is encrypted with it"),
@@ -66,9 +68,11 @@ NEVER_ROTATED = {
 
 def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
     """Return {consumer: {file name: content}}; the consumer is both the volume and the user that owns the files."""
-    pgpass = "".join(f"*:*:{name}:{name}:{values[f'database_{name}_password']}\n" for name in ("mlflow", "auth"))
+    passwords = {name: f"*:*:{name}:{name}:{values[f'database_{name}_password']}\n" for name in ("mlflow", "auth")}
+    pgpass = "".join(passwords.values())
     client = render_aws_credentials(values["s3_access_key"], values["s3_secret_key"])
     root = render_aws_credentials(values["s3_root_user"], values["s3_root_password"])
+    tool = render_aws_credentials(values["s3_artifacts_key"], values["s3_artifacts_secret"])
     return {
         "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth")},
         "objectstore": {
@@ -76,7 +80,7 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
             "root_password": values["s3_root_password"],
             "s3.json": render_seaweedfs_identities(values),
         },
-        "bucket": {"root_credentials": root, "client_credentials": client},
+        "bucket": {"root_credentials": root, "client_credentials": client, "artifacts_credentials": tool},
         "migrate": {
             "pgpass": pgpass,
             "admin_password": values["admin_password"],
@@ -89,6 +93,7 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
             "kek_passphrase": values["kek_passphrase"],
             "webhook_encryption_key": values["webhook_encryption_key"],
         },
+        "artifacts": {"pgpass": passwords["mlflow"], "aws_credentials": tool},
         "admin": {"credentials": render_mlflow_credentials("admin", values["admin_password"])},
         "trainer": {"credentials": render_mlflow_credentials("trainer", values["trainer_password"])},
     }
@@ -105,25 +110,18 @@ def render_mlflow_credentials(username: str, password: str) -> str:
 
 
 def render_seaweedfs_identities(values: dict[str, str]) -> str:
-    """Return SeaweedFS's S3 identities: the root account, and MLflow's, which reaches the one bucket only."""
-    bucket = os.environ["STACK_BUCKET"]
-    return json.dumps(
-        {
-            "identities": [
-                {
-                    "name": "root",
-                    "credentials": [{"accessKey": values["s3_root_user"], "secretKey": values["s3_root_password"]}],
-                    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-                },
-                {
-                    "name": "mlflow",
-                    "credentials": [{"accessKey": values["s3_access_key"], "secretKey": values["s3_secret_key"]}],
-                    "actions": [f"{action}:{bucket}" for action in ("Read", "Write", "List", "Tagging")],
-                },
-            ]
-        },
-        indent=1,
-    )
+    """Return SeaweedFS's S3 identities: root, and MLflow's and the tool's, which reach the one bucket only."""
+    of_bucket = [f"{action}:{os.environ['STACK_BUCKET']}" for action in ("Read", "Write", "List", "Tagging")]
+    accounts = [
+        ("root", values["s3_root_user"], values["s3_root_password"], ["Admin", "Read", "Write", "List", "Tagging"]),
+        ("mlflow", values["s3_access_key"], values["s3_secret_key"], of_bucket),
+        ("artifacts", values["s3_artifacts_key"], values["s3_artifacts_secret"], of_bucket),
+    ]
+    identities = [
+        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
+        for name, key, secret, actions in accounts
+    ]
+    return json.dumps({"identities": identities}, indent=1)
 
 
 def find_fault(value: str) -> str | None:

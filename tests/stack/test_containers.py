@@ -98,7 +98,7 @@ def read_secrets(stack: Deployment) -> dict[str, str]:
 
 def test_no_secret_is_in_an_inspection_a_command_line_a_log_or_a_layer(stack: Deployment) -> None:
     secrets = read_secrets(stack)
-    assert len(secrets) == 11
+    assert len(secrets) == 13
     places = {"logs": stack.compose("logs", "--no-color"), "compose": stack.compose("config")}
     for service in SERVERS + JOBS:
         container = stack.container(service)
@@ -118,7 +118,7 @@ def test_each_consumer_reads_its_own_secrets_only(stack: Deployment) -> None:
         ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh"]
         + [
             option
-            for name in ("postgres", "objectstore", "bucket", "migrate", "mlflow", "admin", "trainer")
+            for name in ("postgres", "objectstore", "bucket", "migrate", "mlflow", "admin", "artifacts", "trainer")
             for option in ("--volume", f"{stack.name}_secrets-{name}:/secrets/{name}:ro")
         ]
         + [stack.image("secrets"), "-c", "stat -c '%n %U %a' /secrets/* /secrets/*/*"],

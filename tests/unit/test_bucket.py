@@ -15,6 +15,7 @@ import pytest
 
 ROOT = ("ROOTUSER", "root-password-of-the-test")
 ACCOUNT = ("ACCESSKEY", "secret-key-of-the-test")
+POLICY = bucket.describe_policy("artifacts", bucket.MLFLOW_ACTIONS)
 
 
 class Recorder(BaseHTTPRequestHandler):
@@ -46,7 +47,7 @@ def minio() -> Iterator[str]:
 
 
 def test_the_account_is_made_with_rights_on_the_one_bucket(minio: str) -> None:
-    bucket.make_minio_account(minio, ROOT, ACCOUNT, "artifacts")
+    bucket.make_minio_account(minio, ROOT, ACCOUNT, "artifacts", POLICY)
     (path, query, body), (user_path, user_query, user_body), (set_path, set_query, _) = Recorder.requests
     assert path == "/minio/admin/v3/add-canned-policy"
     assert query == {"name": ["artifacts"]}
@@ -62,4 +63,35 @@ def test_the_account_is_made_with_rights_on_the_one_bucket(minio: str) -> None:
 def test_a_refusal_is_an_error_of_ours(minio: str) -> None:
     Recorder.status = 403
     with pytest.raises(bucket.AccountError):
-        bucket.make_minio_account(minio, ROOT, ACCOUNT, "artifacts")
+        bucket.make_minio_account(minio, ROOT, ACCOUNT, "artifacts", POLICY)
+
+
+def test_only_the_tool_may_remove_versions() -> None:
+    policies = [
+        bucket.describe_policy("artifacts", actions) for actions in (bucket.MLFLOW_ACTIONS, bucket.TOOL_ACTIONS)
+    ]
+    mlflow, tool = ({action for part in policy["Statement"] for action in part["Action"]} for policy in policies)
+    assert tool - mlflow == {"s3:ListBucketVersions", "s3:GetObjectVersion", "s3:DeleteObjectVersion"}
+    assert mlflow < tool
+    assert [part["Resource"] for part in policies[1]["Statement"]] == [
+        ["arn:aws:s3:::artifacts"],
+        ["arn:aws:s3:::artifacts/*"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("store", "version_days", "expected"),
+    [
+        ("seaweedfs", 30, {"uploads", "versions"}),
+        ("seaweedfs", 0, {"uploads"}),
+        ("minio", 30, {"versions"}),
+        ("minio", 0, set()),
+    ],
+)
+def test_the_lifecycle_has_what_the_store_takes(store: str, version_days: int, expected: set[str]) -> None:
+    rules = {rule["ID"]: rule for rule in bucket.describe_lifecycle(store, 7, version_days)}
+    assert set(rules) == expected
+    if "uploads" in rules:
+        assert rules["uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
+    if "versions" in rules:
+        assert rules["versions"]["NoncurrentVersionExpiration"] == {"NoncurrentDays": 30}

@@ -50,10 +50,11 @@ def test_each_consumer_gets_only_what_it_needs(values: dict[str, str]) -> None:
     files = secrets_files.render_files(values)
     everything = {consumer: "\n".join(content.values()) for consumer, content in files.items()}
     owners = {
-        "database_mlflow_password": {"postgres", "migrate", "mlflow"},
+        "database_mlflow_password": {"postgres", "migrate", "mlflow", "artifacts"},
         "database_auth_password": {"postgres", "migrate", "mlflow"},
         "s3_root_password": {"objectstore", "bucket"},
         "s3_secret_key": {"objectstore", "bucket", "mlflow"},
+        "s3_artifacts_secret": {"objectstore", "bucket", "artifacts"},
         "flask_secret_key": {"mlflow"},
         "kek_passphrase": {"mlflow"},
         "webhook_encryption_key": {"mlflow"},
@@ -64,10 +65,10 @@ def test_each_consumer_gets_only_what_it_needs(values: dict[str, str]) -> None:
         assert {consumer for consumer, text in everything.items() if values[name] in text} == expected, name
 
 
-def test_seaweedfs_gives_mlflow_the_one_bucket(values: dict[str, str]) -> None:
+def test_seaweedfs_gives_mlflow_and_the_tool_the_one_bucket(values: dict[str, str]) -> None:
     identities = json.loads(secrets_files.render_files(values)["objectstore"]["s3.json"])["identities"]
     actions = {identity["name"]: identity["actions"] for identity in identities}
-    assert all(action.endswith(":bucket") for action in actions["mlflow"])
+    assert all(action.endswith(":bucket") for action in actions["mlflow"] + actions["artifacts"])
     assert "Admin" in actions["root"]
 
 

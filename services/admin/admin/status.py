@@ -13,7 +13,7 @@ from rich.table import Table
 
 # One-shot services: to have ended with 0 is their good end.
 PLAIN_WIDTH = 160  # where the output is no terminal, nothing is cut off
-JOBS = {"secrets", "bucket", "migrate", "trainer", "admin"}
+JOBS = {"secrets", "bucket", "migrate", "trainer", "admin", "artifacts"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What an operator does with objects: `./stack artifacts` and `./stack gc`."""
