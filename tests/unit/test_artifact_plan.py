@@ -188,6 +188,8 @@ def test_a_version_expires_by_its_end_and_a_marker_after_all_it_hides() -> None:
     assert split(5, marker, new, old) == (["new", "old"], ["deleted"])
     assert split(5, marker) == ([], ["deleted"])
     assert split(10, marker) == ([], [])
+    # By a clock that went back, the marker is older than what it hides.
+    assert split(10, item(99, "deleted", latest=True, marker=True), item(5, "new"), old) == (["new"], [])
     assert split(0, item(99, "current", latest=True)) == ([], [])
     assert split(0, item(9, "current", latest=True), item(20, "gone", marker=True)) == (["gone"], [])
 

@@ -19,7 +19,7 @@ def find_folder(location: str | None, bucket: str) -> str | None:
         host, _, path = rest[2:].partition("/")
     path = path.strip("/")
     is_ours = scheme == "mlflow-artifacts" or (scheme == "s3" and host == bucket)
-    if not (is_ours and path) or any(part in ("", ".", "..") for part in path.split("/")):
+    if not is_ours or any(part in ("", ".", "..") for part in path.split("/")):
         return None
     return f"{path}/"
 
