@@ -89,6 +89,7 @@ def test_a_folder_that_was_deleted_comes_back_whole(stack: Deployment, admin: Lo
     stack.check("artifacts", "undelete", run_id, "folder")
     assert get(stack, admin, folder, "folder/.hidden") == b"3 folder/.hidden"
     assert get(stack, admin, folder, "folder/deep/er/x") == b"new", "what is there stays as it is"
+    assert len(show_history(stack, run_id, "folder/deep/er/x")) == 3, "what is there is not written again"
     assert get(stack, admin, folder, "folderless") is None
     for number, name in enumerate(NAMES[:3]):
         stack.check("artifacts", "undelete", run_id, name)
