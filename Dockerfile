@@ -80,6 +80,9 @@ ENTRYPOINT ["python", "secrets_files.py"]
 
 FROM app AS bucket
 COPY --chmod=0755 services/bucket/ /app/
+# How the store is spoken with stands once, beside the server that speaks with it most.
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py /app/tracking/
+RUN install -d -o bucket -g bucket -m 0700 /state
 USER bucket
 ENTRYPOINT ["python", "bucket.py"]
 
@@ -107,6 +110,7 @@ FROM app AS artifacts
 COPY --chmod=0755 services/artifacts/ /app/
 # How an operator writes moments, and how faults are said, stands once, beside the other verbs.
 COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py /app/tracking/
 RUN python -m compileall -q /app
 USER artifacts
 ENTRYPOINT ["python", "-m", "artifacts"]

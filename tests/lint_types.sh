@@ -1,7 +1,7 @@
 #!/bin/sh
 # One run of mypy per program: each has its own folder as root of its imports.
 set -eu
-for roots in services/mlflow:services/admin services/admin:services/artifacts services/mlflow services/mlflow:services/migrate services/secrets services/bucket trainer; do
+for roots in services/mlflow:services/admin services/mlflow:services/admin:services/artifacts services/mlflow services/mlflow:services/migrate services/secrets services/mlflow:services/bucket trainer; do
     MYPYPATH=$roots mypy --cache-dir=/tmp/mypy "${roots##*:}"
 done
 MYPYPATH=services/admin:services/artifacts:services/mlflow:services/secrets:services/bucket:trainer:tests mypy --cache-dir=/tmp/mypy tests

@@ -172,13 +172,13 @@ def read_file(setting: str, path: Path, shown: str) -> bytes:
     return content
 
 
-def read_chain(path: Path, shown: str) -> list[x509.Certificate]:
+def read_chain(setting: str, path: Path, shown: str) -> list[x509.Certificate]:
     """Return the operator's certificate and those that follow it. Raises CertificateError."""
     try:
-        return x509.load_pem_x509_certificates(read_file("STACK_TLS_CERT", path, shown))
+        return x509.load_pem_x509_certificates(read_file(setting, path, shown))
     except ValueError:
         raise CertificateError(
-            f"STACK_TLS_CERT is {shown!r}, which has no PEM certificate: name a file with BEGIN CERTIFICATE"
+            f"{setting} is {shown!r}, which has no PEM certificate: name a file with BEGIN CERTIFICATE"
         ) from None
 
 
@@ -225,7 +225,7 @@ def read_pair(
     chain: list[x509.Certificate] = []
     key: PrivateKeyTypes | None = None
     try:
-        chain = read_chain(certificate_file, shown[0])
+        chain = read_chain("STACK_TLS_CERT", certificate_file, shown[0])
         faults += find_faults(chain[0], shown[0], public_host, now)
     except CertificateError as error:
         faults.append(str(error))

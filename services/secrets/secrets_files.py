@@ -6,6 +6,7 @@ written at every start, readable by the consumer's user alone, so that a lost co
 
 from __future__ import annotations
 
+import configparser
 import datetime as dt
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import certifi
 import certificates
 import typer
 from cryptography.fernet import Fernet
@@ -26,6 +28,9 @@ ROOT = Path("/secrets")
 MASTER = ROOT / "master"
 # The operator's certificate and key, mounted here (STACK_TLS=files).
 OPERATOR = ROOT / "operator"
+# Who speaks with an external store; the gateway needs its authorities only.
+S3_CLIENTS = ("artifacts", "bucket", "mlflow")
+SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 MIN_LENGTH = 20
 MIN_DISTINCT = 8
 # Values that manuals and other stacks ship: whoever brings a secret of their own may not bring one of these.
@@ -110,18 +115,56 @@ def render_mlflow_credentials(username: str, password: str) -> str:
 
 
 def render_seaweedfs_identities(values: dict[str, str]) -> str:
-    """Return SeaweedFS's S3 identities: root, and MLflow's and the tool's, which reach the one bucket only."""
-    of_bucket = [f"{action}:{os.environ['STACK_BUCKET']}" for action in ("Read", "Write", "List", "Tagging")]
-    accounts = [
-        ("root", values["s3_root_user"], values["s3_root_password"], ["Admin", "Read", "Write", "List", "Tagging"]),
-        ("mlflow", values["s3_access_key"], values["s3_secret_key"], of_bucket),
-        ("artifacts", values["s3_artifacts_key"], values["s3_artifacts_secret"], of_bucket),
-    ]
-    identities = [
-        {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
-        for name, key, secret, actions in accounts
-    ]
-    return json.dumps({"identities": identities}, indent=1)
+    """Return SeaweedFS's S3 identities: root, and MLflow's and the tool's, which reach the one bucket only.
+
+    MLflow's rights are a policy, as MinIO has it (services/bucket): SeaweedFS's action "Write" on a bucket would
+    include to turn its versioning off.
+    """
+    bucket = os.environ["STACK_BUCKET"]
+    policy = {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": actions, "Resource": [f"arn:aws:s3:::{resource}"]}
+            for resource, actions in (
+                (bucket, ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads"]),
+                (
+                    f"{bucket}/*",
+                    [
+                        "s3:GetObject",
+                        "s3:PutObject",
+                        "s3:DeleteObject",
+                        "s3:AbortMultipartUpload",
+                        "s3:ListMultipartUploadParts",
+                    ],
+                ),
+            )
+        ],
+    }
+    return json.dumps(
+        {
+            "identities": [
+                {
+                    "name": "root",
+                    "credentials": [{"accessKey": values["s3_root_user"], "secretKey": values["s3_root_password"]}],
+                    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                },
+                {
+                    "name": "mlflow",
+                    "credentials": [{"accessKey": values["s3_access_key"], "secretKey": values["s3_secret_key"]}],
+                    "policyNames": ["mlflow"],
+                },
+                {
+                    "name": "artifacts",
+                    "credentials": [
+                        {"accessKey": values["s3_artifacts_key"], "secretKey": values["s3_artifacts_secret"]}
+                    ],
+                    "actions": [f"{action}:{bucket}" for action in ("Read", "Write", "List", "Tagging")],
+                },
+            ],
+            "policies": [{"name": "mlflow", "content": json.dumps(policy)}],
+        },
+        indent=1,
+    )
 
 
 def find_fault(value: str) -> str | None:
@@ -195,6 +238,66 @@ def prepare_certificate() -> dict[str, str]:
     return {}
 
 
+def read_operators_account() -> dict[str, str]:
+    """Return the files by which an external store (STACK_OBJECTSTORE=s3) is reached: account and authorities.
+
+    Without credentials of the operator's the account is the machine's role: AWS's library asks for it where
+    this file has nothing. Without an authority of the operator's, one list serves all: this machine's, else Python's.
+    """
+    faults, files = [], {"s3_credentials": "", "store_ca.pem": ""}
+    try:
+        files["s3_credentials"] = read_aws_credentials(
+            OPERATOR / "aws_credentials", os.environ["STACK_S3_CREDENTIALS_FILE"]
+        )
+    except ValueError as error:
+        faults.append(str(error))
+    if is_given("STACK_S3_CA"):
+        try:
+            certificates.read_chain("STACK_S3_CA", OPERATOR / "store_ca.pem", os.environ["STACK_S3_CA_FILE"])
+            files["store_ca.pem"] = (OPERATOR / "store_ca.pem").read_text()
+        except certificates.CertificateError as error:
+            faults.append(str(error))
+    else:
+        files["store_ca.pem"] = (
+            SYSTEM_AUTHORITIES if SYSTEM_AUTHORITIES.exists() else Path(certifi.where())
+        ).read_text()
+    if faults:
+        sys.exit("\n".join(f"secrets: {line}" for line in faults))
+    return files
+
+
+def is_given(setting: str) -> bool:
+    """Return whether an operator named a file."""
+    return os.environ[f"{setting}_FILE"] not in ("", "/dev/null")
+
+
+def read_aws_credentials(path: Path, shown: str) -> str:
+    """Return the profile `default` of an AWS credentials file, "" if none is named. Raises ValueError."""
+    if not is_given("STACK_S3_CREDENTIALS"):
+        return ""
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read_string(path.read_text())
+    except (OSError, configparser.Error, UnicodeDecodeError) as error:
+        fault = "" if isinstance(error, configparser.Error) else f" ({error})"
+        raise ValueError(
+            f"STACK_S3_CREDENTIALS is {shown!r}, which is no AWS credentials file{fault}: write [default], "
+            "aws_access_key_id = ... and aws_secret_access_key = ..."
+        ) from None
+    wanted = ("aws_access_key_id", "aws_secret_access_key")
+    profile = dict(parser["default"]) if parser.has_section("default") else {}
+    if missing := [name for name in wanted if not profile.get(name)]:
+        raise ValueError(
+            f"STACK_S3_CREDENTIALS is {shown!r}, which has no {' and no '.join(missing)} in [default]: add it"
+        )
+    if path.stat().st_mode & certificates.OTHERS_MAY:
+        raise ValueError(
+            f"STACK_S3_CREDENTIALS is {shown!r}, which every user of this machine may use: chmod o= {shown}"
+        )
+    kept = {name: profile[name] for name in (*wanted, "aws_session_token") if profile.get(name)}
+    return "[default]\n" + "".join(f"{name} = {value}\n" for name, value in kept.items())
+
+
 def hand_out(files_by_consumer: dict[str, dict[str, str]]) -> None:
     """Write consumers' files, each readable by its consumer only."""
     for consumer, files in files_by_consumer.items():
@@ -219,7 +322,11 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 @app.command()
 def generate() -> None:
     """Generate what is missing and hand every consumer its files."""
-    hand_out({**render_files(read_masters()), "nginx": prepare_certificate()})
+    external = read_operators_account()
+    files = render_files(read_masters())
+    for consumer in S3_CLIENTS:
+        files[consumer] |= external
+    hand_out({**files, "nginx": {**prepare_certificate(), "store_ca.pem": external["store_ca.pem"]}})
 
 
 @app.command()

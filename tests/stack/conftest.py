@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from stack.deployment import Deployment
+from stack.external import External, make_external
 from stack.intruders import Intruders, make_intruders
 
 Login = tuple[str, str]
@@ -40,6 +41,17 @@ def stack(make_deployment: Callable[..., Deployment]) -> Deployment:
     deployment = make_deployment("main")
     deployment.check("up", timeout=900)
     return deployment
+
+
+@pytest.fixture(scope="session")
+def external() -> Iterator[External]:
+    """A store that somebody else runs."""
+    store = make_external()
+    try:
+        store.start()
+        yield store
+    finally:
+        store.destroy()
 
 
 @pytest.fixture(scope="session")

@@ -8,26 +8,27 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+EXAMPLE = dict(re.findall(r"^#([A-Z0-9_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
+OVERLAYS = "".join(path.read_text() for path in sorted(ROOT.glob("compose.*.yml")))
 STACK = (ROOT / "stack").read_text()
 # Choices that ./stack alone acts on.
 STACK_ONLY = {"STACK_MIN_FREE_MB", "COMPOSE_FILE"}
-# Not an operator's choice: ./stack hands over who trains from what.
-HANDED_OVER = {"STACK_GIT_COMMIT", "STACK_USER"}
+# Not an operator's choice: ./stack hands over who trains from what, and from where to where artifacts are moved.
+HANDED_OVER = re.compile("STACK_GIT_COMMIT|STACK_USER|STACK_(SOURCE|TARGET)(_[A-Z_]+)?")
 
 
 def test_defaults_are_the_same_in_env_example_and_compose() -> None:
-    used = dict(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
-    assert {name: value for name, value in used.items() if name not in HANDED_OVER} == {
+    used = dict(re.findall(r"\$\{([A-Z0-9_]+):-([^}]*)\}", COMPOSE + OVERLAYS))
+    assert {name: value for name, value in used.items() if not HANDED_OVER.fullmatch(name)} == {
         name: value for name, value in EXAMPLE.items() if name not in STACK_ONLY
     }
 
 
 def test_every_use_of_a_variable_in_compose_has_the_same_default() -> None:
-    uses = set(re.findall(r"\$\{([A-Z_]+):-([^}]*)\}", COMPOSE))
+    uses = set(re.findall(r"\$\{([A-Z0-9_]+):-([^}]*)\}", COMPOSE + OVERLAYS))
     assert len(uses) == len({name for name, _ in uses})
-    assert set(re.findall(r"\$\{?([A-Z_]+)", COMPOSE)) == {name for name, _ in uses}
+    assert set(re.findall(r"\$\{?([A-Z0-9_]+)", COMPOSE + OVERLAYS)) == {name for name, _ in uses}
 
 
 def test_every_choice_is_checked_by_stack() -> None:
@@ -38,8 +39,8 @@ def test_every_choice_is_checked_by_stack() -> None:
 def test_every_choice_is_explained() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     for number, line in enumerate(lines):
-        if re.match(r"#[A-Z_]+=", line):
-            before = next(text for text in reversed(lines[:number]) if not re.match(r"#[A-Z_]+=", text))
+        if re.match(r"#[A-Z0-9_]+=", line):
+            before = next(text for text in reversed(lines[:number]) if not re.match(r"#[A-Z0-9_]+=", text))
             assert before.startswith("# "), line
 
 
@@ -52,7 +53,7 @@ def test_image_versions_agree() -> None:
 
 
 def test_arguments_of_images_agree_with_compose() -> None:
-    dockerfile = dict(re.findall(r"^ARG ([A-Z_]+)=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    dockerfile = dict(re.findall(r"^ARG ([A-Z0-9_]+)=(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
     assert dockerfile == {name: EXAMPLE[name] for name in ("BASE_IMAGE", "MINIO_IMAGE")}
 
 

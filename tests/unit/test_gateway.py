@@ -16,6 +16,7 @@ GOOD = {
     "STACK_PUBLIC_URL": "",
     "STACK_TLS": "off",
     "STACK_TRUSTED_PROXIES": "",
+    "STACK_OBJECTSTORE": "minio",
 }
 
 
@@ -98,3 +99,33 @@ def test_unfit_choices_are_refused_in_one_line(tmp_path: Path, changes: dict[str
     for part in parts:
         assert part in line
     assert not (tmp_path / "x").exists()
+
+
+def find_header(folder: Path, name: str, url: str) -> str:
+    """Return what goes to the store with an upload by this URL, as nginx's map says."""
+    (block,) = re.findall(
+        rf"map \$object \$object_{name} \{{(.*?)\n\}}", (folder / "choices.conf").read_text(), re.DOTALL
+    )
+    return next((value for pattern, value in re.findall(r'"~(.*)" "(.*)";', block) if re.search(pattern, url)), "")
+
+
+def test_uploads_are_encrypted_where_their_url_was_signed_so(tmp_path: Path) -> None:
+    assert render(tmp_path / "on", STACK_S3_ENCRYPTION="aws:kms", STACK_S3_KMS_KEY="arn:k/1").returncode == 0
+    both = "https://s/b/k?X-Amz-SignedHeaders=host%3Bx-amz-server-side-encryption%3Bx-amz-server-side-encryption-aws-kms-key-id&X-Amz-Signature=1"
+    one = "https://s/b/k?X-Amz-SignedHeaders=host%3Bx-amz-server-side-encryption&X-Amz-Signature=1"
+    none = "https://s/b/x-amz-server-side-encryption?X-Amz-SignedHeaders=host&X-Amz-Signature=1"
+    found = [
+        (find_header(tmp_path / "on", "encryption", url), find_header(tmp_path / "on", "kms_key", url))
+        for url in (both, one, none)
+    ]
+    assert found == [("aws:kms", "arn:k/1"), ("aws:kms", ""), ("", "")]
+    assert render(tmp_path / "off").returncode == 0
+    assert find_header(tmp_path / "off", "encryption", both) == ""
+
+
+def test_an_external_store_is_never_spoken_with_unchecked(tmp_path: Path) -> None:
+    result = render(tmp_path / "x", STACK_OBJECTSTORE="s3")
+    assert result.returncode == 1
+    assert result.stderr.startswith("nginx: /run/secrets/store_ca.pem can't be read")
+    result = render(tmp_path / "x", STACK_OBJECTSTORE="azure")
+    assert "STACK_OBJECTSTORE is 'azure': choose minio, seaweedfs or s3" in result.stderr

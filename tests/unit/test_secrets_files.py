@@ -66,10 +66,16 @@ def test_each_consumer_gets_only_what_it_needs(values: dict[str, str]) -> None:
 
 
 def test_seaweedfs_gives_mlflow_and_the_tool_the_one_bucket(values: dict[str, str]) -> None:
-    identities = json.loads(secrets_files.render_files(values)["objectstore"]["s3.json"])["identities"]
-    actions = {identity["name"]: identity["actions"] for identity in identities}
-    assert all(action.endswith(":bucket") for action in actions["mlflow"] + actions["artifacts"])
-    assert "Admin" in actions["root"]
+    config = json.loads(secrets_files.render_files(values)["objectstore"]["s3.json"])
+    identities = {identity["name"]: identity for identity in config["identities"]}
+    assert "Admin" in identities["root"]["actions"]
+    assert all(action.endswith(":bucket") for action in identities["artifacts"]["actions"])
+    # An action of SeaweedFS's own beside the policy would widen it.
+    assert identities["mlflow"].keys() == {"name", "credentials", "policyNames"}
+    [policy] = [found for found in config["policies"] if [found["name"]] == identities["mlflow"]["policyNames"]]
+    statements = json.loads(policy["content"])["Statement"]
+    assert [statement["Resource"] for statement in statements] == [["arn:aws:s3:::bucket"], ["arn:aws:s3:::bucket/*"]]
+    assert not any("*" in action or "Versioning" in action for found in statements for action in found["Action"])
 
 
 def test_mlflow_clients_can_read_the_credentials(values: dict[str, str]) -> None:

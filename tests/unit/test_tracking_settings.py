@@ -11,7 +11,10 @@ from tracking import settings
 GOOD = {
     "STACK_DATABASE_URI": "postgresql+psycopg2://mlflow@postgres/mlflow",
     "STACK_AUTH_DATABASE_URI": "postgresql+psycopg2://auth@postgres/auth",
+    "STACK_OBJECTSTORE": "minio",
     "STACK_S3_ENDPOINT": "http://objectstore:9000",
+    "STACK_S3_REGION": "us-east-1",
+    "STACK_S3_STYLE": "path",
     "STACK_BUCKET": "mlflow-artifacts",
     "STACK_BIND": "127.0.0.1",
     "STACK_TLS": "off",
@@ -45,7 +48,7 @@ def test_all_faults_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     lines = str(error.value).splitlines()
     assert len(lines) == 5
-    for part in ("'many'", "'perhaps'", "'mlflow'", "STACK_BUCKET is not set", "'yes'"):
+    for part in ("'many'", "'perhaps'", "'mlflow'", "STACK_S3_BUCKET is ''", "'yes'"):
         assert part in str(error.value)
 
 

@@ -8,10 +8,8 @@ from datetime import datetime
 from itertools import batched
 from typing import Any
 
-import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.client import BaseClient
-from botocore.config import Config
 
 from admin.faults import FaultError
 from artifacts import settings
@@ -68,9 +66,11 @@ class Upload:
 class Bucket:
     """The bucket of all artifacts."""
 
-    def __init__(self, client: BaseClient, name: str) -> None:
+    def __init__(self, client: BaseClient, name: str, of_new: dict[str, str] | None = None) -> None:
+        """Take what goes with every new object too: how the store is to encrypt it."""
         self.client = client
         self.name = name
+        self.of_new = of_new or {}
 
     def walk(self, prefix: str = "") -> Iterator[list[Version]]:
         """Yield the versions of each object whose key begins with `prefix`, the newest first.
@@ -179,6 +179,7 @@ class Bucket:
         kind = self.client.head_object(**source).get("ContentType", "binary/octet-stream")
         # (of a copy in parts the store would say a type of its own; of any other it keeps what it had)
         extra = {"ContentType": kind} if version.size >= COPYING.multipart_threshold else {}
+        extra |= self.of_new
         self.client.copy(source, self.name, version.key, ExtraArgs=extra, Config=COPYING)
         size = self.client.head_object(Bucket=self.name, Key=version.key)["ContentLength"]
         if size != version.size:
@@ -224,17 +225,7 @@ def order(items: list[dict[str, Any]]) -> list[Version]:
 
 def open_bucket(chosen: settings.Settings) -> Bucket:
     """Return the bucket, by the tool's own account."""
-    session = boto3.Session()
-    session._session.set_config_variable("credentials_file", settings.CREDENTIALS)
-    client = session.client(
-        "s3",
-        endpoint_url=chosen.endpoint,
-        region_name="us-east-1",
-        config=Config(
-            connect_timeout=3,
-            read_timeout=60,
-            retries={"mode": "standard", "total_max_attempts": 3},
-            s3={"addressing_style": "path"},
-        ),
-    )
-    return Bucket(client, chosen.bucket)
+    place = chosen.store
+    limits = {"connect_timeout": 3, "read_timeout": 60, "retries": {"mode": "standard", "total_max_attempts": 3}}
+    client = place.connect(place.find_credentials(), place.find_authorities(), **limits)
+    return Bucket(client, place.bucket, place.describe_upload())

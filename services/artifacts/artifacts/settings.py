@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from admin.faults import FaultError
-
-CREDENTIALS = "/run/secrets/aws_credentials"
+from tracking import store
 
 
 @dataclass(frozen=True)
@@ -17,15 +16,13 @@ class Settings:
 
     Attributes:
         database_uri: SQLAlchemy URI of MLflow's database, without a password (libpq's passfile holds it).
-        endpoint: URL of the object store.
-        bucket: bucket of all artifacts.
+        store: the object store and its bucket.
         keep_versions: how long a replaced or deleted version is kept, or None for ever.
         keep_uploads: how long an upload may take.
     """
 
     database_uri: str
-    endpoint: str
-    bucket: str
+    store: store.Store
     keep_versions: timedelta | None
     keep_uploads: timedelta
 
@@ -47,8 +44,10 @@ def load() -> Settings:
             value = ""
         return timedelta(days=int(value or least))
 
-    uri, endpoint, bucket = read("STACK_DATABASE_URI"), read("STACK_S3_ENDPOINT"), read("STACK_BUCKET")
+    uri = read("STACK_DATABASE_URI")
+    place, found = store.read(os.environ)
+    faults += found
     versions, uploads = read_days("STACK_VERSION_DAYS", 0), read_days("STACK_UPLOAD_DAYS", 1)
     if faults:
         raise FaultError("\n".join(faults))
-    return Settings(uri, endpoint, bucket, versions or None, uploads)
+    return Settings(uri, place, versions or None, uploads)

@@ -101,8 +101,15 @@ def sign(client: BaseClient, operation: str, parameters: dict[str, Any], method:
     seconds = STORE_DOWNLOAD_SECONDS if operation == "get_object" else STORE_SECONDS
     if method == "HEAD":
         operation = "head_object"
+    if operation == "put_object":
+        parameters = describe_upload() | parameters
     url: str = client.generate_presigned_url(operation, Params=parameters, ExpiresIn=seconds)
     return url
+
+
+def describe_upload() -> dict[str, str]:
+    """Return what goes with every new object: how the store is to encrypt it (settings.describe_store)."""
+    return S3ArtifactRepository.get_s3_file_upload_extra_args() or {}
 
 
 class ClientSideSigner:
@@ -114,6 +121,10 @@ class ClientSideSigner:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    def create_multipart_upload(self, **parameters: Any) -> Any:
+        """Begin an upload in parts; MLflow leaves out what goes with every object."""
+        return self._inner.create_multipart_upload(**describe_upload(), **parameters)
 
     def generate_presigned_url(self, operation: str, Params: dict[str, Any], ExpiresIn: int = PART_SECONDS) -> str:  # noqa: N803
         """Return a URL below the URL by which the client reached the gateway."""
@@ -186,7 +197,7 @@ class Passing(StreamUploadMixin, ABC):
         self._upload(stream, self._locate(artifact_path, artifact_file_name))
 
     def _upload(self, stream: Any, parameters: dict[str, Any]) -> None:
-        kind = {"ContentType": _guess_mime_type(posixpath.basename(parameters["Key"]))}
+        kind = {"ContentType": _guess_mime_type(posixpath.basename(parameters["Key"])), **describe_upload()}
         try:
             self._get_store().upload_fileobj(stream, **parameters, ExtraArgs=kind, Config=STREAMED)
         except (BotoCoreError, Boto3Error, ClientError) as error:

@@ -7,26 +7,20 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import boto3
 import sqlalchemy
 from botocore.client import BaseClient
-from botocore.config import Config
 
 from tracking.settings import Settings
+from tracking.store import Store
 
 DEADLINE_SECONDS = 4.0
 
 
 @functools.cache
-def connect_store(endpoint: str) -> BaseClient:
+def connect_store(store: Store) -> BaseClient:
     """Return an S3 client that gives up well before the deadline."""
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint,
-        config=Config(
-            connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}
-        ),
-    )
+    limits = {"connect_timeout": 1, "read_timeout": 2, "retries": {"total_max_attempts": 1}}
+    return store.connect(store.find_credentials(), store.find_authorities(), **limits)
 
 
 def check_databases() -> None:
@@ -42,7 +36,7 @@ def check_databases() -> None:
 
 def check_bucket(settings: Settings) -> None:
     """Ask the object store for the bucket. Raises BotoCoreError, ClientError."""
-    connect_store(settings.s3_endpoint).head_bucket(Bucket=settings.bucket)
+    connect_store(settings.store).head_bucket(Bucket=settings.store.bucket)
 
 
 async def find_faults(settings: Settings) -> list[str]:

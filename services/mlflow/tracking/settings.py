@@ -7,12 +7,13 @@ container's configuration, which anyone who may run `docker inspect` can read, n
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tracking import closed
+from tracking import closed, store
 
 # What STACK_OPEN takes; "jobs" is opened by STACK_JOBS.
 SWITCHES = [name for name in closed.FEATURES if name != "jobs"]
@@ -40,8 +41,7 @@ class Settings:
     Attributes:
         database_uri: SQLAlchemy URI of MLflow's database, without a password (libpq's passfile holds it).
         auth_database_uri: the same for the user store.
-        s3_endpoint: URL by which this server reaches the object store.
-        bucket: bucket of all artifacts.
+        store: the object store.
         public_url: URL by which users reach the gateway, or "".
         bind: address on which the gateway is published.
         tls: how the gateway does TLS: off, self-signed, files, upstream.
@@ -53,8 +53,7 @@ class Settings:
 
     database_uri: str
     auth_database_uri: str
-    s3_endpoint: str
-    bucket: str
+    store: store.Store
     public_url: str
     bind: str
     tls: str
@@ -89,8 +88,10 @@ def load() -> Settings:
     public_url = os.environ.get("STACK_PUBLIC_URL", "")
     if public_url and not (urlsplit(public_url).scheme in ("http", "https") and urlsplit(public_url).hostname):
         faults.append(f"STACK_PUBLIC_URL is {public_url!r}: write it as https://mlflow.example.org")
-    required = {name: read(name) for name in ("STACK_DATABASE_URI", "STACK_AUTH_DATABASE_URI", "STACK_S3_ENDPOINT")}
-    bucket, bind, tls = read("STACK_BUCKET"), read("STACK_BIND"), read("STACK_TLS")
+    required = {name: read(name) for name in ("STACK_DATABASE_URI", "STACK_AUTH_DATABASE_URI")}
+    chosen_store, store_faults = store.read(os.environ)
+    faults += store_faults
+    bind, tls = read("STACK_BIND"), read("STACK_TLS")
     if tls and tls not in TLS:
         faults.append(f"STACK_TLS is {tls!r}: choose {', '.join(TLS)}")
     if faults:
@@ -98,8 +99,7 @@ def load() -> Settings:
     return Settings(
         database_uri=required["STACK_DATABASE_URI"],
         auth_database_uri=required["STACK_AUTH_DATABASE_URI"],
-        s3_endpoint=required["STACK_S3_ENDPOINT"],
-        bucket=bucket,
+        store=chosen_store,
         public_url=public_url.rstrip("/"),
         bind=bind,
         tls=tls,
@@ -158,6 +158,20 @@ def share_connections(workers: int) -> tuple[int, int]:
     return kept, min(5, share - kept)
 
 
+def describe_store(chosen: store.Store) -> dict[str, str]:
+    """Return what MLflow and AWS's library read about the object store."""
+    described = {
+        "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": chosen.style,
+        "MLFLOW_S3_ENDPOINT_URL": chosen.endpoint,  # (none is AWS's own)
+        "MLFLOW_S3_UPLOAD_EXTRA_ARGS": json.dumps(chosen.describe_upload()) if chosen.encryption else "",
+        "AWS_SHARED_CREDENTIALS_FILE": chosen.find_credentials(),
+        "AWS_DEFAULT_REGION": chosen.region,
+        "AWS_CA_BUNDLE": chosen.find_authorities(),
+        "AWS_REQUEST_CHECKSUM_CALCULATION": chosen.checksums,
+    }
+    return {name: value for name, value in described.items() if value}
+
+
 def apply(settings: Settings) -> None:
     """Set what MLflow reads from the environment, in this process."""
     auth_config = Path("/tmp/auth.ini")
@@ -166,10 +180,7 @@ def apply(settings: Settings) -> None:
     os.environ.update(
         {
             "MLFLOW_AUTH_CONFIG_PATH": str(auth_config),
-            "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
-            "MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint,
-            "AWS_SHARED_CREDENTIALS_FILE": str(SECRETS / "aws_credentials"),
-            "AWS_DEFAULT_REGION": "us-east-1",
+            **describe_store(settings.store),
             # A dead store is said so within seconds: MLflow's clients try again by themselves.
             "AWS_RETRY_MODE": "standard",
             "AWS_MAX_ATTEMPTS": "2",
@@ -186,7 +197,7 @@ def apply(settings: Settings) -> None:
             # What `mlflow server` hands to its workers (mlflow/server/constants.py, mlflow/server/__init__.py).
             "_MLFLOW_SERVER_FILE_STORE": settings.database_uri,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
-            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"s3://{settings.bucket}",
+            "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"s3://{settings.store.bucket}",
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SGI_NAME": "uvicorn",
         }
