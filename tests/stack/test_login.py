@@ -193,7 +193,7 @@ def test_logins_are_not_written_into_any_log(stack: Deployment, admin: Login) ->
     assert admin[1] not in log
     assert '"user":"admin"' in log
     assert "X-Amz-Signature" not in log
-    assert re.search(r"/signed/[\w.-]{20}", log) is None
+    assert re.search(r'"/signed/[\w.-]{20}', log) is None
 
 
 def test_only_the_clients_own_variables_are_needed(client: MlflowClient) -> None:

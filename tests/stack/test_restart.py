@@ -106,8 +106,8 @@ def test_the_stack_is_well_after_all_that(stack: Deployment, admin: Login) -> No
 def test_reload_follows_a_change_without_dropping_a_request(
     stack: Deployment, admin: Login, client: MlflowClient
 ) -> None:
-    template = stack.root / "nginx/conf/nginx.conf"
-    original = template.read_text()
+    configuration = stack.root / "nginx/conf/nginx.conf"
+    original = configuration.read_text()
     failures: list[str] = []
     stop = threading.Event()
 
@@ -134,32 +134,32 @@ def test_reload_follows_a_change_without_dropping_a_request(
         thread.start()
     try:
         changed = original.replace("add_header X-Request-Id $request_id always;", "add_header X-Changed yes always;", 1)
-        template.write_text(changed)
+        configuration.write_text(changed)
         assert "new configuration runs" in stack.check("reload")
         wait_until(lambda: "X-Changed" in stack.ask("/livez", None).headers, "the change is served")
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-        template.write_text(original)
+        configuration.write_text(original)
         stack.check("reload")
     assert failures == []
 
 
-def test_a_broken_template_never_becomes_the_running_configuration(stack: Deployment, admin: Login) -> None:
-    template = stack.root / "nginx/conf/nginx.conf"
-    original = template.read_text()
+def test_a_broken_configuration_never_becomes_the_running_configuration(stack: Deployment, admin: Login) -> None:
+    configuration = stack.root / "nginx/conf/nginx.conf"
+    original = configuration.read_text()
     try:
         for broken, fault in (
             (original.replace("http {", "http {{"), "nginx refuses"),
-            (original.replace("${STACK_BUCKET}", "${STACK_BUCKEET}"), "variable that is not known"),
+            (original.replace("$is_our_host", "$is_our_hoost"), "nginx refuses"),
         ):
-            template.write_text(broken)
+            configuration.write_text(broken)
             result = stack.run("reload")
             assert result.returncode != 0
             assert fault in result.stderr
             assert stack.ask(PROBE, admin).status_code == 200
         result = stack.execute("docker", "compose", "run", "--rm", "--no-deps", "-T", "nginx")
-        assert result.returncode != 0, "a gateway with a broken template started"
+        assert result.returncode != 0, "a gateway with a broken configuration started"
     finally:
-        template.write_text(original)
+        configuration.write_text(original)
