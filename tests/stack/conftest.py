@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from stack.deployment import Deployment
 from stack.external import External, make_external
 from stack.intruders import Intruders, make_intruders
+from stack.transfers import Place
 
 Login = tuple[str, str]
 
@@ -70,6 +71,22 @@ def client(stack: Deployment, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     # A test asks once and wants the answer that a user would see in the end.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     return MlflowClient()
+
+
+@pytest.fixture
+def place(stack: Deployment, admin: Login, client: MlflowClient) -> Place:
+    """A run whose artifacts a test carries."""
+    return Place(stack, admin, client, client.create_run("0", run_name="bytes").info.run_id)
+
+
+@pytest.fixture
+def run(place: Place) -> str:
+    return place.run
+
+
+@pytest.fixture
+def folder(place: Place) -> str:
+    return place.folder
 
 
 @pytest.fixture(scope="session")

@@ -46,21 +46,6 @@ LARGE = (500 * MIB - 1, 500 * MIB, 500 * MIB + 1, 3_000_000_000)
 OLD_CLIENT = "/opt/mlflow-2.22/bin/python"
 
 
-@pytest.fixture
-def place(stack: Deployment, admin: Login, client: MlflowClient) -> Place:
-    return Place(stack, admin, client, client.create_run("0", run_name="bytes").info.run_id)
-
-
-@pytest.fixture
-def run(place: Place) -> str:
-    return place.run
-
-
-@pytest.fixture
-def folder(place: Place) -> str:
-    return place.folder
-
-
 def find_etag(stack: Deployment, admin: Login, path: str) -> str:
     answer = stack.ask(ARTIFACTS + quote(path), admin, "HEAD")
     assert answer.status_code == 200, (path, answer.status_code)

@@ -44,21 +44,6 @@ SERVERS = ("nginx", "mlflow")
 WAYS = ("a known length", "chunks", "a signed part")
 
 
-@pytest.fixture
-def place(stack: Deployment, admin: Login, client: MlflowClient) -> Place:
-    return Place(stack, admin, client, client.create_run("0", run_name="bytes").info.run_id)
-
-
-@pytest.fixture
-def run(place: Place) -> str:
-    return place.run
-
-
-@pytest.fixture
-def folder(place: Place) -> str:
-    return place.folder
-
-
 def kill(stack: Deployment, service: str) -> None:
     subprocess.run(["docker", "kill", "-s", "KILL", stack.container(service)["Id"]], check=True, capture_output=True)
 
