@@ -6,13 +6,13 @@ ARG BASE_IMAGE=debian:trixie-slim
 ARG MINIO_IMAGE=docker.io/pgsty/silo:RELEASE.2026-09-03T13-18-01Z
 
 FROM ${BASE_IMAGE} AS base
-# The one table of user ids (uid = gid). nginx is in mlflow's group: it connects to that server's unix socket.
+# The one table of user ids (uid = gid). nginx is in the groups of servers whose unix sockets it connects to.
 RUN set -eu; \
     for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008 artifacts:10009; do \
         groupadd --gid "${user#*:}" "${user%:*}"; \
         useradd --uid "${user#*:}" --gid "${user#*:}" --home-dir "/home/${user%:*}" --shell /usr/sbin/nologin "${user%:*}"; \
     done; \
-    usermod --append --groups mlflow nginx; \
+    usermod --append --groups mlflow,objectstore nginx; \
     rm -f /etc/apt/apt.conf.d/docker-clean
 
 # ---------------------------------------------------------------------------------------------------------- postgres
@@ -41,6 +41,7 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
     apt-get update \
     && apt-get install -y --no-install-recommends libnginx-mod-http-set-misc nginx \
     && install -d -o mlflow -g mlflow -m 0750 /run/mlflow \
+    && install -d -o objectstore -g objectstore -m 0750 /run/objectstore \
     && install -d -o nginx -g nginx -m 0755 /var/log/stack
 COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
 USER nginx
@@ -136,7 +137,7 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
     apt-get update && apt-get install -y --no-install-recommends e2fsprogs
 COPY --from=seaweedfs-wheel /opt/seaweedfs/bin/weed /usr/local/bin/weed
 COPY --chmod=0755 services/objectstore/seaweedfs.sh /usr/local/bin/entrypoint
-RUN install -d -o objectstore -g objectstore -m 0700 /data
+RUN install -d -o objectstore -g objectstore -m 0700 /data && install -d -o objectstore -g objectstore -m 0750 /run/objectstore
 USER objectstore
 ENTRYPOINT ["entrypoint"]
 

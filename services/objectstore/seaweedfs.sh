@@ -12,6 +12,7 @@ grace=3 # seconds
 # The script is what its master does every 17 minutes; by itself it follows no lifecycle (docs/operating.md, "Artifacts").
 run() {
     export GOMEMLIMIT=700MiB WEED_MASTER_MAINTENANCE_SCRIPTS="s3.clean.uploads -timeAgo=$((STACK_UPLOAD_DAYS * 24))h"
+    umask 007 # of its socket: the gateway, which is in the group, connects to it
     exec weed -logtostderr=true -v=0 server -dir=/data -ip=127.0.0.1 -ip.bind=127.0.0.1 \
         -master.telemetry=false -master.volumeSizeLimitMB=1024 -master.electionTimeout=1s \
         -volume.max=200 -volume.preStopSeconds=0 \
@@ -19,7 +20,7 @@ run() {
         -filer -filer.localSocket=/tmp/filer.sock -filer.concurrentUploadLimitMB=128 \
         -s3 -s3.port=9000 -s3.ip.bind=0.0.0.0 -s3.config="$config" -s3.iam=false -s3.port.iceberg=0 -s3.port.lance=0 \
         -s3.concurrentUploadLimitMB=128 -s3.readerCacheSizeMB=128 \
-        -s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false -s3.allowedOrigins= -s3.localSocket=/tmp/s3.sock
+        -s3.autoCreateBucket=false -s3.allowDeleteBucketNotEmpty=false -s3.allowedOrigins= -s3.localSocket=/run/objectstore/s3.sock
 }
 
 # SeaweedFS takes 15 s to stop: its parts wait for streams that they hold with each other. Requests get a short while to
