@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import mlflow
@@ -18,6 +19,7 @@ from stack.deployment import Deployment, wait_until
 from stack.store_tool import PREAMBLE, collect, count_versions, run_in_tool, show_history
 
 Login = tuple[str, str]
+IS_SEAWEEDFS = os.environ.get("STACK_TEST_OBJECTSTORE") == "seaweedfs"
 ALL = ("--older-than", "0s")
 REST = "/api/2.0/mlflow-artifacts/artifacts/"
 
@@ -69,6 +71,48 @@ def exists(client: MlflowClient, run_id: str) -> bool:
 
 def ids(result: dict[str, Any], kind: str) -> set[str]:
     return {entry["id"] for entry in result[kind]}
+
+
+def watch_second_store(stack: Deployment) -> None:
+    """Run a second store, whose uploads are too old at once, and whose master looks every minute."""
+    second = f"{stack.name}-second"
+    command = ["docker", "run", "--detach", "--rm", "--name", second, "--network", f"{stack.name}_store"]
+    command += ["--volume", f"{stack.name}_secrets-objectstore:/run/secrets:ro", "--env", "STACK_UPLOAD_DAYS=0"]
+    command += ["--env", "WEED_MASTER_MAINTENANCE_SLEEP_MINUTES=1", stack.image("objectstore")]
+    script = """
+import boto3, os, sys, time
+os.environ["AWS_SHARED_CREDENTIALS_FILE"] = "/run/secrets/root_credentials"
+s3 = boto3.client("s3", endpoint_url=sys.argv[1], region_name="us-east-1")
+end = time.monotonic() + 150
+while True:
+    try:
+        s3.create_bucket(Bucket="bucket")
+        break
+    except Exception:
+        time.sleep(1)
+        assert time.monotonic() < end
+upload = s3.create_multipart_upload(Bucket="bucket", Key="x/y")["UploadId"]
+s3.upload_part(Bucket="bucket", Key="x/y", UploadId=upload, PartNumber=1, Body=b"x")
+s3.put_object(Bucket="bucket", Key="x/z", Body=b"z")
+assert s3.list_multipart_uploads(Bucket="bucket")["Uploads"]
+while s3.list_multipart_uploads(Bucket="bucket").get("Uploads"):
+    time.sleep(2)
+    assert time.monotonic() < end
+assert s3.get_object(Bucket="bucket", Key="x/z")["Body"].read() == b"z"
+"""
+    subprocess.run(command, check=True, capture_output=True)
+    try:
+        run = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "bucket", "-c", script)
+        stack.compose(*run, f"http://{second}:9000", timeout=200)
+    finally:
+        subprocess.run(["docker", "rm", "--force", "--volumes", second], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def removed_uploads(stack: Deployment) -> Iterator[Future[None] | None]:
+    """Begun before all else: it takes more than a minute, in which the other tests go on."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(watch_second_store, stack) if IS_SEAWEEDFS else None
 
 
 def test_a_dry_run_counts_and_removes_nothing(
@@ -374,43 +418,6 @@ def test_the_bucket_has_the_lifecycle_that_env_says(stack: Deployment) -> None:
         stack.compose("run", "--rm", "--no-deps", "-T", "bucket")
 
 
-@pytest.mark.skipif(os.environ.get("STACK_TEST_OBJECTSTORE") != "seaweedfs", reason="MinIO has a time of its own")
-def test_the_store_removes_unfinished_uploads_by_itself(stack: Deployment) -> None:
-    """A second store, whose uploads are too old at once, and whose master looks every minute."""
-    second = f"{stack.name}-second"
-    command = ["docker", "run", "--detach", "--rm", "--name", second, "--network", f"{stack.name}_store"]
-    command += ["--volume", f"{stack.name}_secrets-objectstore:/run/secrets:ro", "--env", "STACK_UPLOAD_DAYS=0"]
-    command += ["--env", "WEED_MASTER_MAINTENANCE_SLEEP_MINUTES=1", stack.image("objectstore")]
-    script = """
-import boto3, os, sys, time
-os.environ["AWS_SHARED_CREDENTIALS_FILE"] = "/run/secrets/root_credentials"
-s3 = boto3.client("s3", endpoint_url=sys.argv[1], region_name="us-east-1")
-end = time.monotonic() + 150
-while True:
-    try:
-        s3.create_bucket(Bucket="bucket")
-        break
-    except Exception:
-        time.sleep(1)
-        assert time.monotonic() < end
-upload = s3.create_multipart_upload(Bucket="bucket", Key="x/y")["UploadId"]
-s3.upload_part(Bucket="bucket", Key="x/y", UploadId=upload, PartNumber=1, Body=b"x")
-s3.put_object(Bucket="bucket", Key="x/z", Body=b"z")
-assert s3.list_multipart_uploads(Bucket="bucket")["Uploads"]
-while s3.list_multipart_uploads(Bucket="bucket").get("Uploads"):
-    time.sleep(2)
-    assert time.monotonic() < end
-assert s3.get_object(Bucket="bucket", Key="x/z")["Body"].read() == b"z"
-"""
-    subprocess.run(command, check=True, capture_output=True)
-    try:
-        run = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "bucket", "-c", script)
-        stack.compose(*run, f"http://{second}:9000", timeout=200)
-    finally:
-        subprocess.run(["docker", "rm", "--force", "--volumes", second], check=True, capture_output=True)
-    assert "adminScripts: s3.clean.uploads -timeAgo=168h" in stack.logs("objectstore")
-
-
 def test_the_tool_reaches_its_bucket_and_mlflows_database_only(stack: Deployment) -> None:
     script = """
 import socket
@@ -461,3 +468,12 @@ def test_bad_options_and_dead_neighbours_get_one_line(stack: Deployment) -> None
         finally:
             stack.compose("start", service)
     wait_until(lambda: stack.run("gc").returncode == 0, "both are back", 60)
+
+
+@pytest.mark.skipif(not IS_SEAWEEDFS, reason="MinIO has a time of its own")
+def test_the_store_removes_unfinished_uploads_by_itself(
+    stack: Deployment, removed_uploads: Future[None] | None
+) -> None:
+    assert removed_uploads
+    removed_uploads.result()
+    assert "adminScripts: s3.clean.uploads -timeAgo=168h" in stack.logs("objectstore")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,6 +105,31 @@ def test_it_does_not_switch_while_anything_differs(moving: Deployment, account: 
     # What is not ours is not ours to remove.
     assert owner.get_object(Bucket=MOVED, Key="somebody/elses")["Body"].read() == b"x"
     owner.delete_object(Bucket=MOVED, Key="somebody/elses")
+
+
+@pytest.mark.parametrize(
+    ("service", "command"),
+    [
+        ("artifacts", ("artifacts", "migrate", "--to", "s3")),
+        ("migration", ("gc",)),
+        ("migration", ("artifacts", "undelete", "x", "y")),
+    ],
+)
+def test_no_two_that_change_objects_run_at_once(moving: Deployment, service: str, command: tuple[str, ...]) -> None:
+    # A container in the place of one that works for long.
+    labels = [
+        f"--label=com.docker.compose.{key}={value}" for key, value in (("project", moving.name), ("service", service))
+    ]
+    holder = subprocess.check_output(
+        ["docker", "run", "--detach", "--rm", "--init", *labels, os.environ["STACK_TEST_BASE_IMAGE"], "sleep", "60"],
+        text=True,
+    ).strip()
+    try:
+        result = moving.run(*command)
+    finally:
+        subprocess.check_call(["docker", "kill", holder], stdout=subprocess.DEVNULL)
+    assert result.returncode == 1
+    assert f"runs at the moment (container {holder[:12]}): wait for its end" in result.stderr
 
 
 def test_a_second_run_copies_what_is_missing_and_nothing_that_users_do_is_lost(
