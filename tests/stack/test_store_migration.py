@@ -189,7 +189,9 @@ def test_what_was_written_after_goes_to_the_new_store(moving: Deployment, accoun
 
 
 def test_the_former_stores_data_is_kept_and_given_to_nobody(moving: Deployment) -> None:
-    volumes = moving.execute("docker", "volume", "ls", "--quiet", "--filter", f"name={moving.name}_objectstore").stdout
+    volumes = moving.execute(
+        "docker", "volume", "ls", "--quiet", "--filter", f"name={moving.name}_objectstore-data"
+    ).stdout
     assert sorted(volumes.split()) == [f"{moving.name}_objectstore-data", f"{moving.name}_objectstore-data-s3"]
     file: Path = moving.root / ".env"
     before = file.read_text()
