@@ -70,7 +70,7 @@ def begin(place: Place, way: str, name: str, size: int) -> tuple[socket.socket, 
 
 
 # ----------------------------------------------------------------------------------------------------------- clients
-def assert_no_connection_stays(stack: Deployment, act: Callable[[], object], rounds: int) -> None:
+def assert_no_connection_stays(stack: Deployment, act: Callable[[], None], rounds: int) -> None:
     """Fail if connections of the gateway or of MLflow's process stay after what is done some times."""
     # (MLflow's process keeps some to its neighbours for later: those are there after some rounds)
     for _ in range(rounds):
@@ -94,6 +94,8 @@ def assert_no_connection_stays(stack: Deployment, act: Callable[[], object], rou
 def test_a_client_that_dies_in_the_middle_leaves_nothing(place: Place) -> None:
     stack, admin, folder = place.stack, place.login, place.folder
 
+    deaths = list(itertools.product(WAYS, ("closes", "resets")))
+
     def die(way: str, end: str) -> None:
         connection, write = begin(place, way, f"{way} {end}", 20 * MIB)
         with connection:
@@ -103,8 +105,11 @@ def test_a_client_that_dies_in_the_middle_leaves_nothing(place: Place) -> None:
             if end == "resets":
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    deaths = list(itertools.product(WAYS, ("closes", "resets")))
-    assert_no_connection_stays(stack, lambda: [die(*death) for death in deaths], rounds=3)
+    def die_each_way() -> None:
+        for death in deaths:
+            die(*death)
+
+    assert_no_connection_stays(stack, die_each_way, rounds=3)
     # What is visible at any moment is nothing.
     deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
