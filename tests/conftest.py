@@ -1,8 +1,29 @@
-"""What every test shares: the --soak option."""
+"""What every test shares: the --soak option, and their order."""
 
 from __future__ import annotations
 
 import pytest
+
+# A file is one process's. The longest come first, so that no process works alone at the end.
+LONGEST = [
+    "test_own_stack.py",
+    "test_gc.py",
+    "test_tls.py",
+    "test_artifact_faults.py",
+    "test_external_store.py",
+    "test_users.py",
+    "test_store_migration.py",
+    "test_restart.py",
+    "test_artifact_history.py",
+    "test_faults.py",
+    "test_edge.py",
+    "test_artifact_own_stack.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

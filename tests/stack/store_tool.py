@@ -18,10 +18,10 @@ s3, name = bucket.client, bucket.name
 """
 
 
-def run_in_tool(stack: Deployment, script: str, timeout: float = 120) -> str:
+def run_in_tool(stack: Deployment, script: str, *arguments: str, timeout: float = 120) -> str:
     """Run Python in the artifacts container; return what it prints."""
     command = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "artifacts", "-c", PREAMBLE + script)
-    return stack.compose(*command, timeout=timeout)
+    return stack.compose(*command, *arguments, timeout=timeout)
 
 
 def count_versions(stack: Deployment, prefix: str) -> tuple[int, int]:
