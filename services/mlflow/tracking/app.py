@@ -176,7 +176,7 @@ def create_app() -> ASGIApp:
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_mlflow_app
 
-    from tracking import rules, uploads
+    from tracking import production, rules, uploads
 
     chosen = settings.load()
     key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
@@ -184,6 +184,7 @@ def create_app() -> ASGIApp:
     artifacts.register(flask_app, chosen.tls, urls)
     app = StackApp(create_mlflow_app(), chosen, urls, uploads.Uploads())
     rules.register(flask_app, lambda: app.identity)
+    production.register(flask_app, rules.find_routes)
     spelling.register(flask_app)
     targets.register(flask_app)
     return app

@@ -8,7 +8,7 @@ administrator stays. Everything else is MLflow's decision alone. A rule raises w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import flask
@@ -23,10 +23,10 @@ from mlflow.server.auth import routes as user_routes
 from mlflow.tracing.constant import TraceTagKey
 from mlflow.utils.mlflow_tags import MLFLOW_ARTIFACT_LOCATION
 
-from tracking import roles
+from tracking import production, roles
 from tracking.identity import Account, Identity
 
-PROTECTED_ALIASES = {"production"}
+PROTECTED_ALIASES = {production.ALIAS}
 USER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 TRACE_ID = re.compile(r"[A-Za-z0-9_-]{1,50}")
 RUN_LINK = re.compile(r"https?://", re.IGNORECASE)
@@ -71,15 +71,39 @@ def create_experiment(account: Account, message: Any) -> None:
         )
 
 
-def create_registered_model(account: Account, _message: Any) -> None:
+def create_registered_model(account: Account, message: Any) -> None:
     """A prompt is a registered model too."""
     need_editor(account, {"registered_model", "prompt"}, "a model or prompt")
+    for tag in message.tags:
+        change_registry_tag(account, tag)
+
+
+def change_registry_tag(account: Account, message: Any) -> None:
+    """Set or delete a tag of a model or version: those that say who promoted what are not for everybody."""
+    if message.key in production.OWN:
+        raise reject(f"the tag {message.key!r} is set by the server alone: leave it out")
+    if message.key.startswith(production.RESERVED):
+        need_promoter(account, f"the tag {message.key!r}")
 
 
 def create_version(_account: Account, message: Any) -> None:
     """MLflow's pages show the link to a run as one to be clicked."""
+    drop_promotion_tags(message)
     if message.run_link and not RUN_LINK.match(message.run_link):
         raise reject(f"run_link is {message.run_link[:200]!r}: write an http or https URL")
+
+
+def drop_promotion_tags(message: Any) -> None:
+    """Take the tags of a promotion out of the request: a new version has none.
+
+    MLflow's client copies a version to another model with all of its tags, which is no reason to refuse it. The handler
+    reads the same parsed body again.
+    """
+    body = flask.request.get_json(force=True, silent=True)
+    if any(tag.key.startswith(production.RESERVED) for tag in message.tags):
+        if not isinstance(body, dict):
+            raise reject(f"tags that begin with {production.RESERVED!r} are set by a promotion: leave them out")
+        body["tags"] = [tag for tag in body["tags"] if not str(tag.get("key")).startswith(production.RESERVED)]
 
 
 def is_in_production(name: str, version: str | None) -> bool:
@@ -166,6 +190,10 @@ MESSAGE_RULES: dict[Any, Callable[[Account, Any], None]] = {
     registry.TransitionModelVersionStage: change_stage,
     registry.SetRegisteredModelAlias: change_alias,
     registry.DeleteRegisteredModelAlias: change_alias,
+    registry.SetRegisteredModelTag: change_registry_tag,
+    registry.DeleteRegisteredModelTag: change_registry_tag,
+    registry.SetModelVersionTag: change_registry_tag,
+    registry.DeleteModelVersionTag: change_registry_tag,
     service.StartTraceV3: start_trace_v3,
     service.StartTrace: change_trace,
     service.EndTrace: change_trace,
@@ -261,14 +289,19 @@ USER_RULES: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
 
 
 # ------------------------------------------------------------------------------------------------------------ wiring
-def register(app: flask.Flask, find_identity: Callable[[], Identity]) -> None:
-    """Ask the rules after MLflow's own check, which create_app has put in front by now."""
-    by_route: dict[tuple[str, str], Any] = {
+def find_routes(messages: Container[Any]) -> dict[tuple[str, str], Any]:
+    """Return {(path, method): message} of every route that takes one of these messages."""
+    return {
         (path, method): message
         for path, message, methods in handlers.get_endpoints(lambda message: message)
-        if message in MESSAGE_RULES
+        if message in messages
         for method in methods
     }
+
+
+def register(app: flask.Flask, find_identity: Callable[[], Identity]) -> None:
+    """Ask the rules after MLflow's own check, which create_app has put in front by now."""
+    by_route = find_routes(MESSAGE_RULES)
 
     def check() -> None:
         rule = flask.request.url_rule

@@ -153,7 +153,8 @@ def write_auth_config(settings: Settings, path: Path) -> None:
 
 def share_connections(workers: int) -> tuple[int, int]:
     """Return how many connections each pool of each worker keeps, and how many more it may open."""
-    share = CONNECTIONS // (POOLS * workers)
+    # (one more in each worker is for locks: tracking/production.py)
+    share = (CONNECTIONS - workers) // (POOLS * workers)
     kept = min(5, share)
     return kept, min(5, share - kept)
 
