@@ -123,6 +123,15 @@ USER trainer
 ENTRYPOINT ["python", "-m", "wine"]
 CMD ["bootstrap"]
 
+# Which rows are held out, and how the gateway is reached, stands once, in the trainer.
+FROM app AS lifecycle
+COPY --chmod=0755 trainer/ services/lifecycle/ /app/
+RUN python -m compileall -q /app
+# The stack's administrator, whose login it uses when the caller has none.
+USER admin
+ENTRYPOINT ["python", "-m", "lifecycle"]
+CMD ["--help"]
+
 # ------------------------------------------------------------------------------------------------------- objectstore
 # One of the next two is the objectstore service (STACK_OBJECTSTORE). All that differs between the stores is here, in
 # services/objectstore/ and in services/bucket/bucket.py.

@@ -1,0 +1,185 @@
+"""The commands, and the edge where every failure becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from typer.exceptions import TyperException
+from wine.errors import TrainerError
+from wine.settings import read_settings, tame_libraries
+
+from lifecycle import settings
+from lifecycle.refusals import Refused
+
+# The other modules need libraries that take seconds to import: each command imports what it comes to need.
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+FAILED, REFUSED, BUG, INTERRUPTED = 1, 3, 4, 130
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The registered model's name.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-model", help="Load formats that can run their author's code (pickle and others), too.")
+]
+
+app = typer.Typer(
+    help="Compare, promote, roll back and use registered models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> NoReturn:
+    """Run the command line; a usage error is one line and exit 2, as every other expected failure is one line."""
+    try:
+        code = app(prog_name="./stack", standalone_mode=False)
+    except TyperException as error:
+        typer.echo(f"error: {error.format_message().rstrip('.')}: --help lists the options", err=True)
+        sys.exit(2)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+@app.command()
+def promote(  # noqa: PLR0913, PLR0917 - each is an option
+    model: Model,
+    version: Annotated[int | None, typer.Option(min=1, help="The candidate.")] = None,
+    best: Annotated[str | None, typer.Option(metavar="METRIC", help="The version whose run has the best METRIC.")] = None,
+    to: Annotated[str, typer.Option(help="Where to; there is no other place than production.")] = "production",
+    data: Annotated[Path | None, typer.Option(help="CSV or Parquet file of rows to compare on.")] = None,
+    target: Annotated[str | None, typer.Option(help="Its column to predict.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Compared by it, such as rmse, mae, r2, accuracy, f1.")] = None,
+    min_improvement: Annotated[float, typer.Option(min=0, max=1, help="0.01: at least 1 % better.")] = 0.0,
+    threshold: Annotated[list[str] | None, typer.Option(metavar="METRIC=VALUE", help="No worse than VALUE.")] = None,
+    max_latency: Annotated[float | None, typer.Option(min=0, help="Milliseconds for one row (95 of 100).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote even if refused; needs --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why; recorded with your name.")] = None,
+    trust_model: Trust = False,
+) -> None:
+    """Put a version in Production if it is no worse than what is there; exit 3 if it is refused."""
+    if (version is None) == (best is None):
+        raise typer.BadParameter("give one of --version N and --best METRIC")
+    if to != "production":
+        raise typer.BadParameter(f"--to {to!r}: production is the only place")
+    if force != bool(reason and reason.strip()):
+        raise typer.BadParameter("--force needs --reason TEXT, and --reason needs --force")
+    if target is not None and data is None:
+        raise typer.BadParameter("--target needs --data FILE")
+    with _edge(model) as client:
+        from lifecycle import metrics, promotion
+        from lifecycle.gate import Limits
+
+        thresholds = dict(metrics.read_threshold(text) for text in threshold or [])
+        if metric is not None:
+            metrics.is_more_better(metric)
+        if version is None:
+            version, value = promotion.find_best(client, model, str(best))
+            _tell(f"The best {str(best).partition(':')[0]} has version {version}: {value:.6g}")
+        promotion.promote(
+            client,
+            promotion.Order(
+                name=model,
+                version=version,
+                limits=Limits(metric, min_improvement, thresholds, max_latency, trust_model),
+                data=data,
+                shown=str(data.name) if data else "",
+                target=target,
+                reason=reason.strip() if reason else None,
+            ),
+            _tell,
+        )
+
+
+@app.command()
+def rollback(model: Model) -> None:
+    """Put back what was in Production before; a second time, what was there before that."""
+    with _edge(model) as client:
+        from lifecycle import promotion
+
+        promotion.rollback(client, model, _tell)
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(help="NAME@alias, NAME/3, NAME/Production; also after models:/.")],
+    source: Annotated[Path, typer.Option("--input", help="File: .csv, .json, .jsonl, .parquet.")],
+    output: Annotated[str | None, typer.Option(help="File of the same kinds.", show_default="CSV to the terminal")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="Column of the input to put before the predictions.")] = None,
+    trust_model: Trust = False,
+) -> None:
+    """Predict every row of a file."""
+    with _edge(model) as client, tempfile.TemporaryDirectory() as folder:
+        from lifecycle import models, prediction, registry, schema
+
+        form = prediction.find_format(output) if output else prediction.CSV
+        prediction.find_format(source.name)
+        registered, version = registry.find_version(client, model)
+        files = models.fetch(registered.name, version, Path(folder))
+        if not trust_model:
+            models.check_format(files)
+        columns = schema.read_columns(models.read_card(files), str(files))
+        loaded = models.load(files)
+        _say(f"Predicting with {files}")
+        summary = prediction.predict(
+            loaded,
+            prediction.Source(source, source.name, columns, keep or []),
+            sys.stdout.buffer,
+            form,
+            settings.read_terminal(),
+        )
+        speed = summary.rows / summary.seconds
+        _say(
+            f"Predicted {summary.rows} rows in {summary.seconds:.2f} s ({speed:.0f} a second); "
+            f"peak memory {summary.peak_megabytes} MB"
+        )
+
+
+def _tell(line: str) -> None:
+    typer.echo(line)
+
+
+def _say(line: str) -> None:
+    """Print beside the output, which is a program's."""
+    typer.echo(line, err=True)
+
+
+@contextmanager
+def _edge(what: str) -> Iterator[MlflowClient]:
+    """Yield a client; end the process with one line for whatever goes wrong."""
+    tame_libraries()
+    try:
+        settings.take_login()
+        chosen = read_settings()
+        from wine import gateway
+
+        client = gateway.connect(chosen)
+        with gateway.explained(chosen):
+            yield client
+    except Refused as error:
+        _exit(REFUSED, f"refused: {what}: {error}")
+    except TrainerError as error:
+        _exit(FAILED, f"error: {error}")
+    except KeyboardInterrupt:
+        _exit(INTERRUPTED, "interrupted")
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(FAILED) from None
+    except typer.Exit:
+        raise
+    except Exception:  # noqa: BLE001 - whatever else it is, it's a bug
+        _exit(BUG, f"{traceback.format_exc()}error: this is a bug in the stack, please report it")
+
+
+def _exit(code: int, line: str) -> NoReturn:
+    typer.echo(line, err=True)
+    raise typer.Exit(code) from None
