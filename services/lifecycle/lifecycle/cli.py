@@ -110,11 +110,34 @@ def rollback(model: Model) -> None:
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN]...", help="Ids of two or more runs.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="All runs of this experiment.")] = None,
+    output: Annotated[str | None, typer.Option(help="HTML file for a report with plots.", show_default="none")] = None,
+) -> None:
+    """Show runs side by side: metrics, and the params in which they differ."""
+    if bool(runs) == bool(experiment):
+        raise typer.BadParameter("give runs by their ids, or --experiment NAME")
+    with _edge("compare") as client:
+        from rich.console import Console
+
+        from lifecycle import comparison
+
+        found = comparison.compare(comparison.read_runs(client, runs or [], experiment))
+        # With a report the output is that file.
+        columns = settings.read_terminal().columns
+        comparison.print_table(found, Console(stderr=bool(output), width=columns or 10_000), columns)
+        if output:
+            sys.stdout.write(comparison.render_report(found, experiment or f"{len(found.rows)} runs"))
+
+
+@app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="NAME@alias, NAME/3, NAME/Production; also after models:/.")],
     source: Annotated[Path, typer.Option("--input", help="File: .csv, .json, .jsonl, .parquet.")],
     output: Annotated[str | None, typer.Option(help="File of the same kinds.", show_default="CSV to the terminal")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Column of the input to put before the predictions.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Compare with a script of pandas; writes nothing.")] = False,
     trust_model: Trust = False,
 ) -> None:
     """Predict every row of a file."""
@@ -130,13 +153,12 @@ def predict(
         columns = schema.read_columns(models.read_card(files), str(files))
         loaded = models.load(files)
         _say(f"Predicting with {files}")
-        summary = prediction.predict(
-            loaded,
-            prediction.Source(source, source.name, columns, keep or []),
-            sys.stdout.buffer,
-            form,
-            settings.read_terminal(),
-        )
+        rows = prediction.Source(source, source.name, columns, keep or [])
+        if measure:
+            ours, script, alone = prediction.measure(loaded, rows)
+            _tell(f"predict {ours:.0f} rows a second, a script {script:.0f}: {ours / script:.2f} times; model {alone:.0f}")
+            return
+        summary = prediction.predict(loaded, rows, sys.stdout.buffer, form, settings.read_terminal())
         speed = summary.rows / summary.seconds
         _say(
             f"Predicted {summary.rows} rows in {summary.seconds:.2f} s ({speed:.0f} a second); "

@@ -21,17 +21,17 @@ class Terminal:
 
     Attributes:
         shows_progress: whether standard error is one.
-        columns: its width.
+        columns: its width, None if the output is no terminal.
     """
 
     shows_progress: bool
-    columns: int
+    columns: int | None
 
 
 def read_terminal() -> Terminal:
     """Return what is known of the caller's terminal."""
     columns = os.environ.get("COLUMNS", "")
-    return Terminal(os.environ.get("STACK_PROGRESS") == "on", int(columns) if columns.isdigit() else 120)
+    return Terminal(os.environ.get("STACK_PROGRESS") == "on", int(columns) if columns.isdigit() else None)
 
 
 def take_login() -> None:
