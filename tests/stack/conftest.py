@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.server.auth.client import AuthServiceClient
 
+from stack.accounts import PASSWORD, assign
 from stack.deployment import Deployment
 from stack.external import External, make_external
 from stack.intruders import Intruders, make_intruders
@@ -96,3 +99,36 @@ def intruders(stack: Deployment, admin: Login) -> Intruders:
         for name, value in stack.login().items():
             patch.setenv(name, value)
         return make_intruders(stack, admin)
+
+
+@pytest.fixture
+def users(client: MlflowClient, stack: Deployment) -> AuthServiceClient:
+    return AuthServiceClient(stack.url)
+
+
+@pytest.fixture
+def make_user(stack: Deployment, admin: Login, users: AuthServiceClient) -> Iterator[Callable[[str], Login]]:
+    """Return a function that makes a user with a role."""
+    made: list[str] = []
+
+    def make(role: str) -> Login:
+        name = f"{role}-{time.time_ns()}"
+        users.create_user(name, PASSWORD)
+        made.append(name)
+        assign(users, name, role)
+        return name, PASSWORD
+
+    yield make
+    for name in made:  # (the test may have become somebody else, or removed the user)
+        stack.ask("/api/2.0/mlflow/users/delete", admin, "DELETE", json={"username": name})
+
+
+@pytest.fixture
+def act_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Login], None]:
+    """Return a function after which every MLflow client is that user."""
+
+    def switch(login: Login) -> None:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", login[0])
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", login[1])
+
+    return switch

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
-from wine.errors import TrainerError
-from wine.settings import read_settings, tame_libraries
 
 from lifecycle import settings
 from lifecycle.refusals import Refused
+from wine.errors import TrainerError
+from wine.settings import read_settings, tame_libraries
 
 # The other modules need libraries that take seconds to import: each command imports what it comes to need.
 if TYPE_CHECKING:
@@ -54,7 +54,9 @@ def main() -> NoReturn:
 def promote(  # noqa: PLR0913, PLR0917 - each is an option
     model: Model,
     version: Annotated[int | None, typer.Option(min=1, help="The candidate.")] = None,
-    best: Annotated[str | None, typer.Option(metavar="METRIC", help="The version whose run has the best METRIC.")] = None,
+    best: Annotated[
+        str | None, typer.Option(metavar="METRIC", help="The version whose run has the best METRIC.")
+    ] = None,
     to: Annotated[str, typer.Option(help="Where to; there is no other place than production.")] = "production",
     data: Annotated[Path | None, typer.Option(help="CSV or Parquet file of rows to compare on.")] = None,
     target: Annotated[str | None, typer.Option(help="Its column to predict.")] = None,
@@ -104,9 +106,9 @@ def promote(  # noqa: PLR0913, PLR0917 - each is an option
 def rollback(model: Model) -> None:
     """Put back what was in Production before; a second time, what was there before that."""
     with _edge(model) as client:
-        from lifecycle import promotion
+        from lifecycle import reversal
 
-        promotion.rollback(client, model, _tell)
+        reversal.roll_back(client, model, _tell)
 
 
 @app.command()
@@ -132,12 +134,16 @@ def compare(
 
 
 @app.command()
-def predict(
+def predict(  # noqa: PLR0913, PLR0917 - each is an option
     model: Annotated[str, typer.Argument(help="NAME@alias, NAME/3, NAME/Production; also after models:/.")],
     source: Annotated[Path, typer.Option("--input", help="File: .csv, .json, .jsonl, .parquet.")],
-    output: Annotated[str | None, typer.Option(help="File of the same kinds.", show_default="CSV to the terminal")] = None,
+    output: Annotated[
+        str | None, typer.Option(help="File of the same kinds.", show_default="CSV to the terminal")
+    ] = None,
     keep: Annotated[list[str] | None, typer.Option(help="Column of the input to put before the predictions.")] = None,
-    measure: Annotated[bool, typer.Option("--measure", help="Compare with a script of pandas; writes nothing.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Compare with a script of pandas; writes nothing.")
+    ] = False,
     trust_model: Trust = False,
 ) -> None:
     """Predict every row of a file."""
@@ -156,7 +162,9 @@ def predict(
         rows = prediction.Source(source, source.name, columns, keep or [])
         if measure:
             ours, script, alone = prediction.measure(loaded, rows)
-            _tell(f"predict {ours:.0f} rows a second, a script {script:.0f}: {ours / script:.2f} times; model {alone:.0f}")
+            _tell(
+                f"predict {ours:.0f} rows a second, a script {script:.0f}: {ours / script:.2f} times; model {alone:.0f}"
+            )
             return
         summary = prediction.predict(loaded, rows, sys.stdout.buffer, form, settings.read_terminal())
         speed = summary.rows / summary.seconds

@@ -15,9 +15,9 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from rich.console import Console
 from rich.table import Table
-from wine.errors import TrainerError
 
 from lifecycle.metrics import is_more_better
+from wine.errors import TrainerError
 
 MAX_RUNS = 500
 MAX_SCATTERS = 12
@@ -67,7 +67,9 @@ class Comparison:
 
     def find_axes(self) -> list[str]:
         """Return the params that differ and are numbers in every run."""
-        return [name for name in self.differing if all(to_number(row.params.get(name)) is not None for row in self.rows)]
+        return [
+            name for name in self.differing if all(to_number(row.params.get(name)) is not None for row in self.rows)
+        ]
 
 
 def read_runs(client: MlflowClient, run_ids: list[str], experiment: str | None) -> list[Row]:
@@ -105,7 +107,13 @@ def to_row(run: Run) -> Row:
     start = datetime.fromtimestamp(run.info.start_time / 1000, UTC).isoformat(" ", "minutes").replace("+00:00", "Z")
     user = run.data.tags.get("mlflow.user", "")
     return Row(
-        run.info.run_id, run.info.run_name or "", user, start, run.info.status, dict(run.data.metrics), dict(run.data.params)
+        run.info.run_id,
+        run.info.run_name or "",
+        user,
+        start,
+        run.info.status,
+        dict(run.data.metrics),
+        dict(run.data.params),
     )
 
 
@@ -136,7 +144,7 @@ def show_number(value: float | None) -> str:
 
 # -------------------------------------------------------------------------------------------------------------- table
 def print_table(found: Comparison, console: Console, columns: int | None) -> None:
-    """Print a line a run: its metrics, the best of each marked, and the params that differ; as many as there is room for.
+    """Print a line a run: its metrics, the best of each marked, and the params that differ, as far as there is room.
 
     Args:
         found: The runs.
@@ -214,7 +222,10 @@ def draw_parallel(found: Comparison, axes: list[str]) -> str:
     """Return the runs as lines over params and metrics, coloured by the first metric; each axis has its own scale."""
     from matplotlib.figure import Figure
 
-    metrics = found.metrics[: max(1, MAX_AXES - len(axes))]
+    counts = {name: sum(math.isfinite(row.metrics.get(name, math.nan)) for row in found.rows) for name in found.metrics}
+    metrics = [name for name, count in counts.items() if count >= MIN_RUNS][: max(1, MAX_AXES - len(axes))]
+    if not metrics:
+        return ""
     names = [*axes[: MAX_AXES - len(metrics)], *metrics]
     rows = [row for row in found.rows if all(math.isfinite(row.metrics.get(name, math.nan)) for name in metrics)]
     if len(rows) < MIN_RUNS:
@@ -249,7 +260,7 @@ def draw_scatter(found: Comparison, param: str, metric: str) -> str:
         return ""
     figure = Figure(figsize=(3.6, 2.7), layout="constrained")
     plot = figure.subplots()
-    plot.scatter(*zip(*points, strict=True), s=18, alpha=0.8)
+    plot.scatter([x for x, _ in points], [y for _, y in points], s=18, alpha=0.8)
     plot.set_xlabel(_cut(param))
     plot.set_ylabel(_cut(metric))
     return _to_svg(figure)

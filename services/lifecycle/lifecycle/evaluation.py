@@ -18,12 +18,12 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.models.evaluation import EvaluationResult
 from mlflow.pyfunc import PyFuncModel
-from wine import data as wines
-from wine.errors import TrainerError
 
 from lifecycle.models import first_line
 from lifecycle.refusals import Refused
 from lifecycle.schema import Column, check_names, conform
+from wine import data as wines
+from wine.errors import TrainerError
 
 WINE_TARGET = "quality"
 LATENCY_ROUNDS = 50
@@ -73,7 +73,9 @@ def find_held_out(
     for other in tests[1:]:
         index = index.intersection(other.test_x.index)
     frame = tests[0].table.frame.loc[index].reset_index(drop=True)
-    return HeldOut(frame, WINE_TARGET, f"{len(frame)} red wines held out by seed {', '.join(map(str, dict.fromkeys(seeds)))}")
+    return HeldOut(
+        frame, WINE_TARGET, f"{len(frame)} red wines held out by seed {', '.join(map(str, dict.fromkeys(seeds)))}"
+    )
 
 
 def read_file(path: Path, shown: str, target: str) -> HeldOut:

@@ -14,12 +14,12 @@ from mlflow.models import MetricThreshold
 from mlflow.models.evaluation import EvaluationResult
 from mlflow.models.evaluation.validation import ModelValidationFailedException
 from mlflow.pyfunc import PyFuncModel
-from wine.errors import TrainerError
 
 from lifecycle import metrics, models, schema
 from lifecycle.evaluation import HeldOut, find_kind, measure, measure_latency
 from lifecycle.models import Files, first_line
 from lifecycle.refusals import Refused
+from wine.errors import TrainerError
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,10 @@ def check_finite(results: dict[str, float], names: set[str], what: str) -> None:
 
 
 def validate(
-    rule: str, thresholds: dict[str, MetricThreshold], result: EvaluationResult, baseline: EvaluationResult | None = None
+    rule: str,
+    thresholds: dict[str, MetricThreshold],
+    result: EvaluationResult,
+    baseline: EvaluationResult | None = None,
 ) -> None:
     """Have MLflow compare; its message has the rule and both figures. Raises Refused."""
     if not thresholds:
@@ -128,7 +131,9 @@ def examine_champion(files: Files, held_out: HeldOut, kind: str, limits: Limits)
         models.check_format(files)
     model = models.load(files)
     rows = held_out.present(schema.read_columns(models.read_card(files), str(files)))
-    with mlflow.start_run(run_name=f"champion {files.version}", nested=True):
+    # (told where: a nested run is else one of the Default experiment)
+    experiment = mlflow.active_run().info.experiment_id
+    with mlflow.start_run(run_name=f"champion {files.version}", experiment_id=experiment, nested=True):
         return measure(model, rows, held_out.target, kind)
 
 
@@ -176,7 +181,8 @@ def examine(
     mlflow.log_metric("latency_p95_ms", latency)
     if limits.max_latency is not None and latency > limits.max_latency:
         raise Refused(
-            "latency", f"95 of 100 predictions of one row by {candidate} take {latency:.2f} ms, the limit is {limits.max_latency:g} ms"
+            "latency",
+            f"{candidate} takes {latency:.3f} ms for one row (95 of 100), the limit is {limits.max_latency:g} ms",
         )
 
 

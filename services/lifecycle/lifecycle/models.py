@@ -74,7 +74,8 @@ def check_format(files: Files) -> None:
         found = f"holds {', '.join(types)}" if types else None
     if found is not None:
         raise Refused(
-            "format", f"{files} {found}, which can run its author's code, and only skops is safe: {TRUST} if you trust them"
+            "format",
+            f"{files} {found}, which can run its author's code, and only skops is safe: {TRUST} if you trust them",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import itertools
 import json
@@ -23,12 +24,12 @@ import pyarrow.parquet
 from mlflow.pyfunc import PyFuncModel
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from wine.data import detect_separator
-from wine.errors import TrainerError
 
 from lifecycle.models import first_line
 from lifecycle.schema import Column, check_names, conform
 from lifecycle.settings import Terminal
+from wine.data import detect_separator
+from wine.errors import TrainerError
 
 CSV, JSON, PARQUET = "csv", "json", "parquet"
 FORMATS = {".csv": CSV, ".json": JSON, ".jsonl": JSON, ".ndjson": JSON, ".parquet": PARQUET, ".pq": PARQUET}
@@ -53,14 +54,15 @@ class Source:
     @property
     def names(self) -> list[str]:
         """The columns to read; none for all."""
-        return [] if self.columns is None else [*(column.name for column in self.columns), *self.keep]
+        names = [] if self.columns is None else [*(column.name for column in self.columns), *self.keep]
+        return list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True)
 class Piece:
     """Some rows of the file."""
 
-    values: dict[str, Any]
+    columns: dict[str, Any]
     """For each column, an Arrow array or a list."""
     rows: int
     done: float
@@ -90,6 +92,7 @@ def predict(model: PyFuncModel, source: Source, output: BinaryIO, form: str, ter
     Raises:
         TrainerError: The file can't be read, a value doesn't fit the signature, or the model fails.
     """
+    gc.enable()
     started, rows, writer = time.perf_counter(), 0, None
     with show_progress(terminal) as progress:
         task = progress.add_task("", total=1.0, rows=0)
@@ -110,19 +113,23 @@ def predict(model: PyFuncModel, source: Source, output: BinaryIO, form: str, ter
 def predict_piece(model: PyFuncModel, source: Source, piece: Piece, first_row: int) -> pa.Table:
     """Return the predictions of some rows, after the columns that are kept."""
     if source.columns is None:
-        frame = pa.table(piece.values).to_pandas()
+        frame = pa.table(piece.columns).to_pandas()
     else:
-        frame = pa.table(conform(piece.values, source.columns, first_row, source.shown)).to_pandas()
+        frame = pa.table(conform(piece.columns, source.columns, first_row, source.shown)).to_pandas()
     try:
         columns = name_outputs(model.predict(frame))
-        table = pa.table({**{name: piece.values[name] for name in source.keep}, **columns})
+        table = pa.table({**{name: piece.columns[name] for name in source.keep}, **columns})
     except KeyError as error:
         raise TrainerError(f"{source.shown} lacks the column {error}, which --keep names") from None
     except Exception as error:  # a model may raise anything
         last = first_row + piece.rows - 1
-        raise TrainerError(f"{source.shown}, rows {first_row} to {last}: the model fails ({first_line(error)})") from error
+        raise TrainerError(
+            f"{source.shown}, rows {first_row} to {last}: the model fails ({first_line(error)})"
+        ) from error
     if len(table) != piece.rows:
-        raise TrainerError(f"the model answers {len(table)} predictions for {piece.rows} rows: it can't be used on a table")
+        raise TrainerError(
+            f"the model answers {len(table)} predictions for {piece.rows} rows: it can't be used on a table"
+        )
     return table
 
 
@@ -182,8 +189,10 @@ def read_csv(source: Source) -> Iterator[Piece]:
     if not head.strip():
         raise TrainerError(f"{source.shown} is empty: give a CSV file with a header")
     separator = detect_separator(head)
-    check_names(source.columns or [], next(csv.reader([head], delimiter=separator)), source.shown)
-    types = {column.name: column.arrow for column in source.columns or []}
+    present = next(csv.reader([head.rstrip("\r\n")], delimiter=separator))
+    check_names(source.columns or [], present, source.shown)
+    types = {name: pa.string() for name in source.keep if name in present}
+    types |= {column.name: column.arrow for column in source.columns or [] if column.name in present}
     rows = 0
     try:
         for piece in open_csv(source, separator, types):
@@ -200,7 +209,7 @@ def read_csv(source: Source) -> Iterator[Piece]:
         try:
             for piece in open_csv(source, separator, dict.fromkeys(types, pa.string()), note):
                 if passed + piece.rows > rows:
-                    conform(blank_nulls(piece.values), source.columns or [], passed + 1, source.shown)
+                    conform(blank_nulls(piece.columns), source.columns or [], passed + 1, source.shown)
                 passed += piece.rows
         except pa.ArrowInvalid:
             if not ragged or ragged[0].number is None:
@@ -213,9 +222,12 @@ def read_csv(source: Source) -> Iterator[Piece]:
 
 
 def open_csv(
-    source: Source, separator: str, types: dict[str, pa.DataType], note: Callable[[pa.csv.InvalidRow], str] | None = None
+    source: Source,
+    separator: str,
+    types: dict[str, pa.DataType],
+    note: Callable[[pa.csv.InvalidRow], str] | None = None,
 ) -> Iterator[Piece]:
-    """Yield the pieces of a CSV file with these types; `note` is told of rows with more or fewer cells than the header."""
+    """Yield the pieces of a CSV file with these types; `note` is told of rows with too many or too few cells."""
     size = source.path.stat().st_size or 1
     with source.path.open("rb") as file:
         reader = pa.csv.open_csv(
@@ -224,8 +236,8 @@ def open_csv(
             pa.csv.ReadOptions(block_size=CSV_BLOCK, use_threads=note is None),
             pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=note),
             pa.csv.ConvertOptions(
-                column_types={**dict.fromkeys(source.keep, pa.string()), **types},
-                include_columns=[name for name in source.names if name in types or name in source.keep],
+                column_types=types,
+                include_columns=[name for name in source.names if name in types],
                 null_values=NULLS,
             ),
         )
@@ -249,7 +261,7 @@ def read_parquet(source: Source) -> Iterator[Piece]:
     with pa.parquet.ParquetFile(source.path, buffer_size=2**20, pre_buffer=False) as file:
         check_names(source.columns or [], file.schema_arrow.names, source.shown)
         total, done = max(file.metadata.num_rows, 1), 0
-        names = [name for name in source.names if name in file.schema_arrow.names] or None
+        names = [name for name in source.names if name in file.schema_arrow.names] or None  # None: all
         for batch in file.iter_batches(batch_size=ROWS, columns=names):
             done += batch.num_rows
             yield Piece(dict(zip(batch.schema.names, batch.columns, strict=True)), batch.num_rows, done / total)
@@ -297,7 +309,9 @@ def to_piece(source: Source, records: list[Any], first_row: int, done: float) ->
     """Return records as columns. Raises TrainerError if one is no object or lacks a column."""
     bad = next((index for index, record in enumerate(records) if not isinstance(record, dict)), None)
     if bad is not None:
-        raise TrainerError(f"{source.shown}, row {first_row + bad}: {str(records[bad])[:100]!r} is no object of columns")
+        raise TrainerError(
+            f"{source.shown}, row {first_row + bad}: {str(records[bad])[:100]!r} is no object of columns"
+        )
     names = source.names or list(records[0] if records else [])
     present = set(itertools.chain.from_iterable(records))
     check_names(source.columns or [], sorted(present), source.shown)

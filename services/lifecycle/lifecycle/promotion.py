@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import read_mlflow_creds
-from wine.errors import TrainerError
-from wine.tracking import find_experiment
 
 from lifecycle import evaluation, gate, metrics, models, registry
 from lifecycle.refusals import Refused
+from wine.errors import TrainerError
+from wine.tracking import find_experiment
 
 EXPERIMENT = "Promotions"
 # Of a version: how its last gate ended, in which run, at which rule, and why it went through nevertheless.
@@ -89,9 +88,8 @@ def promote(client: MlflowClient, order: Order, tell: Callable[[str], None]) -> 
         with open_run(client, order, champion) as run_id:
             refusal = ask_gate(client, order, model, tell)
             record(client, order, run_id, refusal)
-        if refusal is not None and order.reason is None:
-            raise refusal
-        registry.move_production(order.name, order.version, champion)
+        if refusal is None or order.reason is not None:
+            registry.move_production(order.name, order.version, champion)
     except Refused as error:
         tag(client, order, {OUTCOME: REFUSED, RULE: str(error)})
         raise
@@ -99,6 +97,8 @@ def promote(client: MlflowClient, order: Order, tell: Callable[[str], None]) -> 
         with suppress(Exception):
             tag(client, order, {OUTCOME: FAILED})
         raise
+    if refusal is not None and order.reason is None:
+        raise refusal
     if refusal is not None:
         tell(f"Refused ({refusal}), and forced: {order.reason}")
     after = "nobody was there before" if champion is None else f"version {champion} is archived"
@@ -139,9 +139,7 @@ def open_run(client: MlflowClient, order: Order, champion: int | None) -> Iterat
         experiment = find_experiment(client, EXPERIMENT)
     user = read_mlflow_creds().username or "nobody"
     labels = {"mlflow.user": user, "mlflow.source.name": "./stack promote", "model": order.name}
-    with mlflow.start_run(
-        experiment_id=experiment, run_name=f"{order.name} {order.version}", tags=labels
-    ) as run:
+    with mlflow.start_run(experiment_id=experiment, run_name=f"{order.name} {order.version}", tags=labels) as run:
         shown = {"candidate": order.version, "champion": champion or registry.NOBODY, "data": order.shown or "held out"}
         limits = {
             "min_improvement": order.limits.min_improvement,
@@ -167,25 +165,3 @@ def tag(client: MlflowClient, order: Order, facts: dict[str, str]) -> None:
     for name, value in facts.items():
         if value or known.get(name):
             client.set_model_version_tag(order.name, str(order.version), name, value[:MAX_TAG])
-
-
-def rollback(client: MlflowClient, name: str, tell: Callable[[str], None]) -> None:
-    """Put the version back that was in Production before; a second time, the one before that.
-
-    Raises:
-        TrainerError: There was none, or it has been deleted.
-        Refused: Another version came to Production meanwhile.
-    """
-    model = registry.read_model(client, name)
-    champion, earlier = model.champion, list(model.history)
-    if earlier and earlier[-1] == champion:
-        earlier.pop()
-    target = next((number for number in reversed(earlier) if number in model.versions and number != champion), None)
-    if target is None:
-        now = "nobody" if champion is None else f"version {champion}"
-        raise TrainerError(f"no version of {name} was in Production before {now}: promote one with ./stack promote {name}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        registry.move_production(name, target, champion, is_rollback=True)
-    after = "nobody was there before" if champion is None else f"version {champion} is archived"
-    tell(f"Version {target} of {name} is in Production again; {after}")

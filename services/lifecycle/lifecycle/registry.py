@@ -11,9 +11,9 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request, verify_rest_response
-from wine.errors import TrainerError
 
 from lifecycle.refusals import Refused
+from wine.errors import TrainerError
 
 ALIAS = "production"
 STAGES = {"production": "Production", "staging": "Staging", "archived": "Archived"}

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from mlflow.models import Model
 from mlflow.types import DataType
 from mlflow.types.schema import Schema
+
 from wine.errors import TrainerError
 
 ARROW = {
@@ -60,7 +61,9 @@ def check_names(columns: list[Column], present: list[str], source: str) -> None:
     """Raise TrainerError if a column is missing or there twice."""
     missing = [column.name for column in columns if column.is_required and column.name not in present]
     if missing:
-        raise TrainerError(f"{source} lacks the column {missing[0]!r}, which the model needs: it has {', '.join(present)}")
+        raise TrainerError(
+            f"{source} lacks the column {missing[0]!r}, which the model needs: it has {', '.join(present)}"
+        )
     twice = [column.name for column in columns if present.count(column.name) > 1]
     if twice:
         raise TrainerError(f"{source} has the column {twice[0]!r} twice: rename one")
@@ -98,8 +101,10 @@ def conform(
             raise TrainerError(
                 f"{source}, row {first_row + index}, column {column.name!r}: {seen!r} is no {column.kind}: correct it"
             ) from None
-        if column.is_required and (index := find_missing(array)) is not None:
-            raise TrainerError(f"{source}, row {first_row + index}, column {column.name!r}: the value is missing: fill it in")
+        if column.is_required and (gap := find_missing(array)) is not None:
+            raise TrainerError(
+                f"{source}, row {first_row + gap}, column {column.name!r}: the value is missing: fill it in"
+            )
         result[column.name] = array
     return result
 
@@ -107,16 +112,17 @@ def conform(
 def to_type(values: Any, wanted: pa.DataType) -> Any:
     """Return values as an Arrow array of this type. Raises if one would not be the same after."""
     if not isinstance(values, pa.Array | pa.ChunkedArray):
-        return pa.array(values, wanted)
+        # (told the type, Arrow would cut 2.5 to a whole number)
+        values = pa.array(values)
     if values.type == wanted or pa.types.is_null(values.type):
         return values.cast(wanted)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     is_text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
-    if (pa.types.is_string(wanted) and not is_text) or (pa.types.is_boolean(values.type) != pa.types.is_boolean(wanted)):
-        # Arrow would write a number as text, and count a truth; only text may become anything.
-        if not is_text:
-            raise TypeError(wanted)
+    # Arrow would write a number as text, and count a truth; only text may become anything.
+    changes_kind = pa.types.is_string(wanted) or pa.types.is_boolean(values.type) != pa.types.is_boolean(wanted)
+    if changes_kind and not is_text:
+        raise TypeError(wanted)
     return values.cast(wanted)
 
 
@@ -139,5 +145,5 @@ def find_missing(array: pa.Array | pa.ChunkedArray) -> int | None:
     if not array.null_count and not pa.types.is_floating(array.type):
         return None
     gone = pc.is_null(array, nan_is_null=True)
-    index = pc.index(gone, True).as_py()  # noqa: FBT003 - the value looked for
+    index = pc.index(gone, True).as_py()
     return None if index < 0 else int(index)

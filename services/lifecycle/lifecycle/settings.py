@@ -53,6 +53,7 @@ def take_login() -> None:
     parser["mlflow"] = dict(zip(LOGIN_FIELDS, (value.replace("%", "%%") for value in values), strict=True))
     path = HOME / ".mlflow" / "credentials"
     path.parent.mkdir(parents=True, mode=0o700)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    path.touch(mode=0o600, exist_ok=False)
+    with path.open("w", encoding="utf-8") as file:
         parser.write(file)
     os.environ["HOME"] = str(HOME)

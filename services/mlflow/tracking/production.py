@@ -1,11 +1,11 @@
 """The alias `production` and the stage Production name the same version, whichever of them a client sets.
 
-MLflow keeps the two apart, knows no compare-and-set and forgets what was there before. Here a request that may change one
-of them holds a lock of its model, in the database, from before MLflow's handler until the other has followed. The latest
-change leads: what was in Production goes to Archived, the version's tags say whose change it was, and a tag of the model
-remembers the versions in turn, so that a rollback knows the one before.
+MLflow keeps the two apart, knows no compare-and-set and forgets what was there before. Here a request that may change
+one of them holds a lock of its model, in the database, from before MLflow's handler until the other has followed. The
+latest change leads: what was in Production goes to Archived, the version's tags say whose change it was, and a tag of
+the model remembers the versions in turn, so that a rollback knows the one before.
 
-A client may say which version it compared its own with (CHAMPION_HEADER): has another come meanwhile, the answer is 409.
+A client may say which version it compared its own with (CHAMPION_HEADER): has another come meanwhile, it gets 409.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def read_history(text: str) -> list[int]:
 
 
 def extend_history(known: list[int], before: int | None, champion: int, *, is_rollback: bool) -> list[int]:
-    """Return the history with the champion as its last: appended, or, on the way back, with what came after forgotten."""
+    """Return the history with the champion as its last: appended or, on the way back, what came after forgotten."""
     if is_rollback and champion in known:
         last = len(known) - 1 - known[::-1].index(champion)
         return known[: last + 1]
