@@ -388,6 +388,10 @@ def test_without_a_champion_that_works_the_absolute_rules_decide(client: MlflowC
 def test_a_format_that_can_run_code_needs_trust(client: MlflowClient, zoo: Zoo, champion: str) -> None:
     promotion.promote(client, zoo.order("pickle", trusts=True), print)
     assert_in_production(client, zoo.name, zoo.versions["pickle"])
+    with pytest.raises(Refused, match=f"format: version {zoo.versions['pickle']} "):  # nor is it run to be compared with
+        promotion.promote(client, zoo.order("worse"), print)
+    with pytest.raises(Refused, match="improvement: "):
+        promotion.promote(client, zoo.order("worse", trusts=True), print)
 
 
 def test_who_is_overtaken_while_the_gate_looks_is_refused(client: MlflowClient, zoo: Zoo, champion: str) -> None:

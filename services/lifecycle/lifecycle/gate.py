@@ -159,6 +159,8 @@ def examine(
             baseline = examine_champion(champion, held_out, kind, limits)
             check_finite(baseline.metrics, {name}, str(champion))
         except Refused as error:
+            if error.rule == models.FORMAT:
+                raise  # it could be compared with, if its author were trusted
             baseline = None
             tell(f"{champion} can't be compared with, so that the absolute rules alone decide ({error})")
     inputs = rows.drop(columns=held_out.target)

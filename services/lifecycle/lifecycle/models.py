@@ -15,7 +15,7 @@ from mlflow.pyfunc import PyFuncModel
 
 from lifecycle.refusals import Refused
 
-TRUST = "--trust-model"
+FORMAT, TRUST = "format", "--trust-model"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def check_format(files: Files) -> None:
         found = f"holds {', '.join(types)}" if types else None
     if found is not None:
         raise Refused(
-            "format",
+            FORMAT,
             f"{files} {found}, which can run its author's code, and only skops is safe: {TRUST} if you trust them",
         )
 
