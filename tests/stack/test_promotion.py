@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +27,8 @@ from lifecycle.gate import Limits
 from lifecycle.promotion import Order
 from lifecycle.refusals import Refused
 from stack.accounts import PASSWORD
-from stack.deployment import Deployment
+from stack.deployment import Deployment, wait_until
+from tracking.production import LOCK
 from wine import gateway
 from wine.errors import TrainerError
 from wine.settings import Settings
@@ -170,9 +172,10 @@ def test_a_prompt_has_aliases_and_no_stage(stack: Deployment, admin: Login, clie
 def test_of_two_promotions_against_the_same_champion_one_wins(
     stack: Deployment, admin: Login, client: MlflowClient
 ) -> None:
-    name = make_model(client, 9)
+    rounds = 12
+    name = make_model(client, 2 * rounds)
     champion = "none"
-    for first in (1, 3, 5, 7):
+    for first in range(1, 2 * rounds, 2):
         # (each over a connection of its own, to spread over the workers)
         def claim(version: int, champion: str = champion) -> int:
             body = {"name": name, "alias": "production", "version": str(version)}
@@ -187,6 +190,44 @@ def test_of_two_promotions_against_the_same_champion_one_wins(
         champion = str(winner)
     # Who asks again because the answer was lost has won all the same.
     assert claim(int(champion), "none") == 200
+
+
+@pytest.fixture
+def psql(stack: Deployment) -> Iterator[Callable[[str], str]]:
+    """Return a function that asks one session of the database for one line."""
+    command = ["docker", "compose", "exec", "-T", "postgres", "psql", "-qtA", "-d", "mlflow"]
+    with subprocess.Popen(command, cwd=stack.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+
+        def ask(sql: str) -> str:
+            print(sql + ";", file=session.stdin, flush=True)
+            return str(session.stdout.readline()).strip()  # type: ignore[union-attr]
+
+        yield ask
+        session.stdin.close()
+
+
+def test_what_a_rule_saw_is_still_so_when_mlflow_does_its_work(
+    stack: Deployment, client: MlflowClient, make_user: MakeUser, act_as: Act, psql: Callable[[str], str]
+) -> None:
+    """An editor deletes a version of their own at the moment in which somebody promotes it."""
+    editor = make_user("editor")
+    act_as(editor)
+    name = make_model(client, 1)
+    key = f"{LOCK}, hashtext('{name}')"
+    psql(f"select pg_advisory_lock({key}) is null")
+    with ThreadPoolExecutor(1) as pool:
+        path, body = "/api/2.0/mlflow/model-versions/delete", {"name": name, "version": "1"}
+        deleting = pool.submit(stack.ask, path, editor, "DELETE", json=body)
+        waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
+        wait_until(lambda: psql(waiting) == "1", "the request waits for the promotion", 10)
+        columns = "(workspace, name, alias, version)"
+        added = f"insert into registered_model_aliases {columns} values ('default', '{name}', 'production', 1)"
+        assert psql(f"{added} returning version") == "1"
+        assert psql(f"select pg_advisory_unlock({key})") == "t"
+        assert deleting.result().status_code == 403
+    assert client.get_model_version(name, "1").aliases == ["production"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- tags
@@ -388,7 +429,9 @@ def test_without_a_champion_that_works_the_absolute_rules_decide(client: MlflowC
 def test_a_format_that_can_run_code_needs_trust(client: MlflowClient, zoo: Zoo, champion: str) -> None:
     promotion.promote(client, zoo.order("pickle", trusts=True), print)
     assert_in_production(client, zoo.name, zoo.versions["pickle"])
-    with pytest.raises(Refused, match=f"format: version {zoo.versions['pickle']} "):  # nor is it run to be compared with
+    with pytest.raises(
+        Refused, match=f"format: version {zoo.versions['pickle']} "
+    ):  # nor is it run to be compared with
         promotion.promote(client, zoo.order("worse"), print)
     with pytest.raises(Refused, match="improvement: "):
         promotion.promote(client, zoo.order("worse", trusts=True), print)

@@ -184,7 +184,7 @@ def create_app() -> ASGIApp:
     artifacts.register(flask_app, chosen.tls, urls)
     app = StackApp(create_mlflow_app(), chosen, urls, uploads.Uploads())
     rules.register(flask_app, lambda: app.identity)
-    production.register(flask_app, rules.find_routes)
     spelling.register(flask_app)
     targets.register(flask_app)
+    production.register(flask_app)  # the last one follows MLflow first
     return app

@@ -105,6 +105,8 @@ READERS: dict[Any, Callable[[Any], Wish | None]] = {
     registry.TransitionModelVersionStage: move_stage,
     registry.DeleteModelVersion: delete_version,
 }
+# These change neither by themselves, but wait for who does.
+LOCKED = (registry.RenameRegisteredModel, registry.DeleteRegisteredModel)
 
 
 def read_wish(message: Any) -> Wish | None:
@@ -222,30 +224,32 @@ def extend_history(known: list[int], before: int | None, champion: int, *, is_ro
 
 
 # ------------------------------------------------------------------------------------------------------------ wiring
-def check_champion(wish: Wish, before: int | None) -> None:
+def begin(message: Any, user: str) -> None:
+    """Before the rules and MLflow's handler: take the lock, look what is in Production.
+
+    The rules come after it, so that what they see is still so when the handler does its work.
+    """
+    if isinstance(message, LOCKED):
+        flask.g.stack_production_lock = lock(message.name)
+    elif type(message) in READERS and (wish := read_wish(message)) is not None:
+        flask.g.stack_production_lock = lock(wish.name)
+        is_rollback = ROLLBACK_HEADER in flask.request.headers
+        flask.g.stack_production = Change(wish, find_champion(wish.name), user, is_rollback)
+
+
+def check_champion() -> None:
     """Raise if the client compared with another version than the one that is in Production now."""
+    change: Change | None = flask.g.get("stack_production")
     compared = flask.request.headers.get(CHAMPION_HEADER, "").strip()
-    now = NOBODY if before is None else str(before)
+    if change is None or not compared:
+        return
+    now = NOBODY if change.before is None else str(change.before)
     # (a client that got no answer asks again)
-    if compared and compared != now and (before is None or before != wish.champion):
+    if compared != now and (change.before is None or change.before != change.wish.champion):
         raise MlflowException(
-            f"{wish.name!r} has version {now} in Production now, no longer {compared}: compare with it and try again",
+            f"{change.wish.name!r} has version {now} in Production now, not {compared}: compare with it and try again",
             RESOURCE_CONFLICT,
         )
-
-
-def begin(message: Any) -> None:
-    """Before MLflow's handler: take the lock, look what is in Production."""
-    wish = read_wish(message)
-    if wish is None:
-        return
-    flask.g.stack_production_lock = lock(wish.name)
-    before = find_champion(wish.name)
-    check_champion(wish, before)
-    login = flask.request.authorization  # known to be right by now
-    flask.g.stack_production = Change(
-        wish, before, str(login.username if login else ""), ROLLBACK_HEADER in flask.request.headers
-    )
 
 
 def end(response: flask.Response) -> flask.Response:
@@ -269,16 +273,7 @@ def release(_error: BaseException | None) -> None:
         connection.close()
 
 
-def register(app: flask.Flask, find_routes: Callable[[Any], dict[tuple[str, str], Any]]) -> None:
-    """Stand around MLflow's handlers, after the rules have allowed a request."""
-    by_route = find_routes(READERS)
-
-    def check() -> None:
-        rule = flask.request.url_rule
-        message = by_route.get((rule.rule if rule else "", flask.request.method))
-        if message is not None:
-            begin(handlers._get_request_message(message()))
-
-    app.before_request(handlers.catch_mlflow_exception(check))
+def register(app: flask.Flask) -> None:
+    """Follow MLflow's handlers; tracking/rules.py calls what comes before them."""
     app.after_request(end)
     app.teardown_request(release)

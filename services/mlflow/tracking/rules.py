@@ -8,7 +8,7 @@ administrator stays. Everything else is MLflow's decision alone. A rule raises w
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any
 
 import flask
@@ -289,27 +289,25 @@ USER_RULES: dict[tuple[str, str], Callable[[dict[str, Any]], None]] = {
 
 
 # ------------------------------------------------------------------------------------------------------------ wiring
-def find_routes(messages: Container[Any]) -> dict[tuple[str, str], Any]:
-    """Return {(path, method): message} of every route that takes one of these messages."""
-    return {
-        (path, method): message
-        for path, message, methods in handlers.get_endpoints(lambda message: message)
-        if message in messages
-        for method in methods
-    }
-
-
 def register(app: flask.Flask, find_identity: Callable[[], Identity]) -> None:
     """Ask the rules after MLflow's own check, which create_app has put in front by now."""
-    by_route = find_routes(MESSAGE_RULES)
+    by_route: dict[tuple[str, str], Any] = {
+        (path, method): message
+        for path, message, methods in handlers.get_endpoints(lambda message: message)
+        if message in MESSAGE_RULES
+        for method in methods
+    }
 
     def check() -> None:
         rule = flask.request.url_rule
         route = (rule.rule if rule else "", flask.request.method)
         if (message := by_route.get(route)) is not None:
             login = flask.request.authorization  # known to be right by now
-            account = find_identity().find_account(str(login.username if login else ""))
-            MESSAGE_RULES[message](account, handlers._get_request_message(message()))
+            user = str(login.username if login else "")
+            request = handlers._get_request_message(message())
+            production.begin(request, user)
+            MESSAGE_RULES[message](find_identity().find_account(user), request)
+            production.check_champion()
         elif (user_rule := USER_RULES.get(route)) is not None:
             body = flask.request.get_json(silent=True)
             user_rule({**flask.request.args, **(body if isinstance(body, dict) else {})})
