@@ -18,7 +18,8 @@ from wine.errors import TrainerError
 
 WINE = "Wine_Elasticnet_Sklearn_Regressor"
 WINES = CHECKOUT / "trainer" / "data" / "winequality-red.csv"
-MAX_GROWTH_MB = 120
+# The whole file of 200,000 rows at once takes 80 MB more than a small one, 10,000,000 rows would take gigabytes.
+MAX_GROWTH_MB, MAX_GROWTH_SOAK_MB = 50, 150
 
 
 def grow(path: Path, rows: int) -> None:
@@ -107,4 +108,4 @@ def test_memory_stays_flat_however_long_the_file_is(stack: Deployment, small: tu
     source.unlink()
     output.unlink()
     before, after = find_peak(small[1]), find_peak(result.stderr)
-    assert after - before < MAX_GROWTH_MB, (before, after)
+    assert after - before < (MAX_GROWTH_SOAK_MB if soak else MAX_GROWTH_MB), (before, after)
