@@ -117,8 +117,15 @@ USER artifacts
 ENTRYPOINT ["python", "-m", "artifacts"]
 
 FROM app AS trainer
+# What only a training needs is a layer of its own, so that the server's image doesn't carry it. (libgomp1: LightGBM's)
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update && apt-get install -y --no-install-recommends libgomp1
+RUN --mount=type=cache,target=/root/.cache --mount=type=bind,from=installer,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,source=trainer/requirements.txt,target=/tmp/requirements.txt \
+    UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/venv/bin/python \
+        --no-deps --require-hashes --compile-bytecode -r /tmp/requirements.txt
 COPY --chmod=0755 trainer/ /app/
-RUN python -m compileall -q /app
+RUN python -m compileall -q /app && install -d -o trainer -g trainer -m 0700 /sweeps
 USER trainer
 ENTRYPOINT ["python", "-m", "wine"]
 CMD ["bootstrap"]
@@ -172,9 +179,10 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
         libnginx-mod-http-set-misc mount nginx-light procps testssl.sh wrk
 COPY --from=installer /opt/uv /opt/uv
 COPY tests/requirements.txt /tmp/
+COPY trainer/requirements.txt /tmp/trainer.txt
 RUN --mount=type=cache,target=/root/.cache \
     UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/venv/bin/python \
-        --no-deps --require-hashes --compile-bytecode -r /tmp/requirements.txt
+        --no-deps --require-hashes --compile-bytecode -r /tmp/requirements.txt -r /tmp/trainer.txt
 # An older client, in an environment of its own; what it doesn't bring along it finds in the main one.
 COPY tests/requirements-2.22.txt /tmp/
 RUN --mount=type=cache,target=/root/.cache \

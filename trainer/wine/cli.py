@@ -1,20 +1,19 @@
-"""The two commands, and the edge where every failure becomes one line and an exit code."""
+"""The commands of the trainer's image."""
 
-import signal
+import json
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from time import perf_counter
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
-from wine.errors import Terminated, TrainerError, show_address
-from wine.settings import read_settings, tame_libraries
+from sweep.cli import app as sweep_app
+from tabular.formats import is_parquet
+from wine.edge import edge, tell
+from wine.errors import show_address
+from wine.names import EXPERIMENT, MODEL, RUN_NAME, SEED, TARGET, Filing
+from wine.settings import read_settings
 
 # The other modules need libraries that take seconds to import: each command imports what it comes to need.
 if TYPE_CHECKING:
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
     from wine.registry import Candidate
     from wine.tracking import Labels
 
-EXPERIMENT, RUN_NAME, TARGET, SEED = "Wine Regression", "Sk_Elasticnet", "quality", 40
 BOOTSTRAP_PAIRS = ((0.5, 0.5), (0.1, 0.5))  # alpha, l1_ratio: the article's, and one to compare with it
-
-_BEGIN = perf_counter()
 
 app = typer.Typer(
     help="Train the wine regression and keep its model in MLflow.",
@@ -37,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(sweep_app, name="sweep")
 
 
 def _parse_number(text: str | float) -> float:
@@ -58,43 +55,69 @@ def main() -> NoReturn:
 
 @app.command()
 def train(  # noqa: PLR0913, PLR0917 - each is an option
-    alpha: Annotated[float, typer.Option(parser=_parse_number, help="Weight of the penalty, 0 or more.")] = 0.5,
-    l1_ratio: Annotated[float, typer.Option(parser=_parse_number, help="Share of the L1 penalty, 0 to 1.")] = 0.5,
+    alpha: Annotated[
+        float | None, typer.Option(parser=_parse_number, help="Weight of the penalty, 0 or more.", show_default="0.5")
+    ] = None,
+    l1_ratio: Annotated[
+        float | None, typer.Option(parser=_parse_number, help="Share of the L1 penalty, 0 to 1.", show_default="0.5")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Draws the test rows.", min=0, max=2**32 - 1)] = SEED,
-    data: Annotated[str | None, typer.Option(help="CSV file or http(s) URL.", show_default="the red wines")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="CSV or Parquet file or http(s) URL.", show_default="the red wines")
+    ] = None,
     target: Annotated[str, typer.Option(help="Column to predict.")] = TARGET,
-    run_name: Annotated[str, typer.Option(help="Name of the run.")] = RUN_NAME,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Regressor or classifier of scikit-learn.", show_default="the article's elastic net"),
+    ] = None,
+    params: Annotated[str | None, typer.Option(help="Its parameters, a JSON object; with --model.")] = None,
+    run_name: Annotated[str | None, typer.Option(help="Name of the run.", show_default="Sk_ and the model")] = None,
     experiment: Annotated[str, typer.Option(help="Created when missing.")] = EXPERIMENT,
+    model_name: Annotated[
+        str | None, typer.Option(help="Name of the registered model.", show_default="data and model")
+    ] = None,
     register: Annotated[bool, typer.Option(help="Make the model a new version of the registered one.")] = True,
 ) -> None:
     """Train one model, log it, and register it."""
-    with _edge():
+    elastic = {"alpha": 0.5 if alpha is None else alpha, "l1_ratio": 0.5 if l1_ratio is None else l1_ratio}
+    if model is None and params is not None:
+        raise typer.BadParameter("--params goes with --model: name one")
+    if model is not None and (alpha, l1_ratio) != (None, None):
+        raise typer.BadParameter("--alpha and --l1-ratio don't go with --model: write them into --params")
+    with edge():
         settings = read_settings()
+        if model is not None or is_parquet(data):
+            from tabular.command import Request, train_any
+
+            chosen = json.dumps(elastic) if model is None else params or "{}"
+            request = Request(model or "ElasticNet", chosen, data, target, seed)
+            train_any(settings, request, Filing(experiment, run_name, model_name, register))
+            return
         from wine.model import Hyperparameters
 
-        chosen = Hyperparameters(alpha, l1_ratio)
+        hyperparameters = Hyperparameters(**elastic)
         split = _load_split(data, target, seed)
         from wine import gateway, tracking
 
         client = gateway.connect(settings)
-        _tell(f"Reached {show_address(settings.tracking_uri)}")
+        tell(f"Reached {show_address(settings.tracking_uri)}")
         with gateway.explained(settings):
-            labels = tracking.Labels(experiment, run_name, settings.user, settings.git_commit)
-            _train(client, labels, split, chosen, register)
-        _tell("Done")
+            labels = tracking.Labels(experiment, run_name or RUN_NAME, settings.user, settings.git_commit)
+            _train(client, labels, split, hyperparameters, (model_name or MODEL) if register else None)
+        tell("Done")
 
 
 @app.command()
 def bootstrap() -> None:
     """Train two models for a new stack, the better for Production; later starts train nothing."""
-    with _edge():
+    with edge():
         settings = read_settings()
         from wine import gateway, registry
 
         client = gateway.connect(settings)
         with gateway.explained(settings):
             if settled := registry.explain_settled(client):
-                _tell(f"Already trained: {settled}")
+                tell(f"Already trained: {settled}")
                 return
             from wine import tracking
             from wine.model import Hyperparameters
@@ -107,22 +130,22 @@ def bootstrap() -> None:
                 params = tracking.list_params(split, chosen)
                 candidate = registry.find_candidate(client, params, split.table.digest)
                 if candidate:
-                    _tell(f"Kept version {candidate.version}, trained earlier with {params}")
+                    tell(f"Kept version {candidate.version}, trained earlier with {params}")
                 candidates.append(candidate or _train(client, labels, split, chosen))
-            _tell(f"Put version {registry.promote_better(client, candidates)} in Production")
-        _tell("Done")
+            tell(f"Put version {registry.promote_better(client, candidates)} in Production")
+        tell("Done")
 
 
 def _load_split(data: str | None, target: str, seed: int) -> "Split":
     from wine.data import load_table, split_table
 
     table = load_table(data, target)
-    _tell(f"Read {len(table.frame)} rows, {len(table.inputs)} inputs and the target {target} from {table.source}")
+    tell(f"Read {len(table.frame)} rows, {len(table.inputs)} inputs and the target {target} from {table.source}")
     return split_table(table, seed)
 
 
 def _train(
-    client: "MlflowClient", labels: "Labels", split: "Split", chosen: "Hyperparameters", register: bool = True
+    client: "MlflowClient", labels: "Labels", split: "Split", chosen: "Hyperparameters", name: str | None = MODEL
 ) -> "Candidate":
     from wine import registry, tracking
     from wine.model import fit_model, measure_model
@@ -131,42 +154,11 @@ def _train(
         model = fit_model(split, chosen)
         metrics = measure_model(model, split)
         typer.echo(f"Elasticnet model (alpha={chosen.alpha:f}, l1_ratio={chosen.l1_ratio:f}):")
-        for name, value in asdict(metrics).items():
-            typer.echo(f"  {name.upper()}: {value}")
+        for metric, value in asdict(metrics).items():
+            typer.echo(f"  {metric.upper()}: {value}")
         model_uri = tracking.log_training(split, chosen, model, metrics)
-        _tell(f"Logged run {run_id} ({labels.run_name}) in experiment {labels.experiment!r}")
-        version = registry.register(client, model_uri) if register else ""
+        tell(f"Logged run {run_id} ({labels.run_name}) in experiment {labels.experiment!r}")
+        version = registry.register(client, model_uri, name) if name else ""
         if version:
-            _tell(f"Registered {registry.MODEL} version {version}")
+            tell(f"Registered {name} version {version}")
     return registry.Candidate(version, metrics.rmse)
-
-
-def _tell(line: str) -> None:
-    typer.echo(f"[{perf_counter() - _BEGIN:4.1f} s] {line}")
-
-
-@contextmanager
-def _edge() -> Iterator[None]:
-    """End the process with 1 and one line for an expected failure, 130 for Ctrl-C, 143 for SIGTERM, 3 for a bug."""
-    signal.signal(signal.SIGTERM, _terminate)
-    tame_libraries()
-    try:
-        yield
-    except TrainerError as error:
-        _exit(1, f"error: {error}")
-    except KeyboardInterrupt:
-        _exit(130, "interrupted")
-    except Terminated as error:
-        _exit(143, f"terminated: {error}")
-    except Exception:  # noqa: BLE001 - whatever else it is, it's a bug
-        _exit(3, f"{traceback.format_exc()}error: this is a bug in the trainer, please report it")
-
-
-def _exit(code: int, line: str) -> NoReturn:
-    typer.echo(line, err=True)
-    raise typer.Exit(code) from None
-
-
-def _terminate(_number: int, _frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough: a second must not disturb the clean-up
-    raise Terminated("SIGTERM received")

@@ -71,12 +71,7 @@ def load_table(source: str | None, target: str) -> Table:
     Raises:
         TrainerError: It can't be read, or isn't a table of numbers with that column.
     """
-    if source is None:
-        content, shown = _read(PACKAGED), f"trainer/data/{PACKAGED.name}"
-    elif source.startswith(("http://", "https://")):
-        content, shown = _fetch(source), show_address(source)
-    else:
-        content, shown = _read(Path(source)), source
+    content, shown = read_source(source)
     try:
         frame = parse_table(content.decode("utf-8-sig"), target)
     except UnicodeDecodeError as error:
@@ -84,6 +79,19 @@ def load_table(source: str | None, target: str) -> Table:
     except (TrainerError, csv.Error) as error:
         raise TrainerError(f"{shown}: {error}") from None
     return Table(frame, target, shown, hashlib.sha256(content).hexdigest()[:16])
+
+
+def read_source(source: str | None) -> tuple[bytes, str]:
+    """Return the content of a path, an http(s) URL, or None for the packaged red wines, and how its place is shown.
+
+    Raises:
+        TrainerError: It can't be read.
+    """
+    if source is None:
+        return _read(PACKAGED), f"trainer/data/{PACKAGED.name}"
+    if source.startswith(("http://", "https://")):
+        return _fetch(source), show_address(source)
+    return _read(Path(source)), source
 
 
 def parse_table(text: str, target: str) -> pd.DataFrame:

@@ -8,7 +8,8 @@ from mlflow.entities import Run
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
 
-MODEL = "Wine_Elasticnet_Sklearn_Regressor"
+from wine.names import MODEL
+
 ALIAS = "production"
 
 # On the registered model from the first bootstrap's first step to its last: tells its remains from a user's work.
@@ -23,10 +24,11 @@ class Candidate:
     rmse: float
 
 
-def register(client: MlflowClient, model_uri: str) -> str:
+def register(client: MlflowClient, model_uri: str, name: str = MODEL, tags: dict[str, str] | None = None) -> str:
     """Register a logged model and return the new version's number."""
-    _create_model(client)
-    return str(client.create_model_version(MODEL, model_uri, model_id=model_uri.rpartition("/")[2]).version)
+    _create_model(client, name)
+    identifier = model_uri.rpartition("/")[2]
+    return str(client.create_model_version(name, model_uri, model_id=identifier, tags=tags).version)
 
 
 def find_model(client: MlflowClient) -> RegisteredModel | None:
@@ -92,9 +94,9 @@ def promote_better(client: MlflowClient, candidates: list[Candidate]) -> str:
     return production
 
 
-def _create_model(client: MlflowClient) -> None:
+def _create_model(client: MlflowClient, name: str = MODEL) -> None:
     try:
-        client.create_registered_model(MODEL)
+        client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from wine.errors import TrainerError
 
@@ -46,6 +47,11 @@ def read_settings() -> Settings:
         user=os.environ.get("STACK_USER") or None,
         git_commit=os.environ.get("STACK_GIT_COMMIT") or None,
     )
+
+
+def read_sweeps_folder() -> Path:
+    """Return STACK_SWEEPS, the folder of the sweeps that are not finished."""
+    return Path(os.environ.get("STACK_SWEEPS") or "/sweeps")
 
 
 def tame_libraries() -> None:

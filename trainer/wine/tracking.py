@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,7 +27,7 @@ TAGS = {"team": "Analytics Principal", "dataset": "Wine", "release.version": "2.
 FAILURE_TAG = "failure.reason"
 
 # Named and pinned: to find them, MLflow would load the model in a subprocess, which takes longer than all the rest.
-_REQUIREMENTS = [f"{name}=={version(name)}" for name in ("mlflow", "scikit-learn", "numpy", "pandas", "skops")]
+REQUIREMENTS = [f"{name}=={version(name)}" for name in ("mlflow", "scikit-learn", "numpy", "pandas", "skops")]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Labels:
     run_name: str
     user: str | None = None
     git_commit: str | None = None
+    tags: dict[str, str] = field(default_factory=TAGS.copy)
 
     @property
     def origin(self) -> dict[str, str]:
@@ -71,7 +72,7 @@ def open_run(client: MlflowClient, labels: Labels) -> Iterator[str]:
     """
     experiment_id = find_experiment(client, labels.experiment)
     try:
-        run = mlflow.start_run(experiment_id=experiment_id, run_name=labels.run_name, tags=TAGS | labels.origin)
+        run = mlflow.start_run(experiment_id=experiment_id, run_name=labels.run_name, tags=labels.tags | labels.origin)
         yield str(run.info.run_id)
     except BaseException as error:
         _abandon_run(client, error)
@@ -97,7 +98,7 @@ def log_training(split: Split, chosen: Hyperparameters, model: ElasticNet, metri
         name="model",
         signature=infer_signature(split.train_x, model.predict(split.train_x)),
         input_example=split.train_x.head(2),
-        pip_requirements=_REQUIREMENTS,
+        pip_requirements=REQUIREMENTS,
     )
     return str(logged.model_uri)
 

@@ -1,0 +1,1 @@
+"""Searches hyper-parameters: trials shared by workers, each a run of MLflow."""

@@ -1,0 +1,1 @@
+"""Trains any regressor or classifier of scikit-learn on any table."""
