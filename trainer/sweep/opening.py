@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from optuna.distributions import distribution_to_json
 
 from sweep.folder import Folder, Plan, extend, find_newest, make_folder
@@ -22,7 +24,7 @@ from wine.data import read_source
 from wine.edge import tell
 from wine.errors import TrainerError
 from wine.names import Filing
-from wine.settings import Settings
+from wine.settings import Settings, impatience
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,18 @@ def _choose_metric(task: Task, wanted: str | None) -> tuple[str, str]:
 
 
 def _file(client: MlflowClient, labels: tracking.Labels, plan: Plan, task: Task, content: bytes) -> Folder:
-    with tracking.open_run(client, labels) as run_id:
-        plan = Plan(**{**vars(plan), "run_id": run_id})
-        describe(plan, task)
+    run_name = {MLFLOW_RUN_NAME: labels.run_name}
+    run_id = client.create_run(plan.experiment_id, tags=labels.tags | labels.origin | run_name).info.run_id
+    try:
+        plan = replace(plan, run_id=run_id)
+        describe(client, plan, task)
         folder = make_folder(run_id)
         folder.write_table(content)
         Study(folder, plan)
         folder.write_plan(plan)
-    client.update_run(run_id, status="RUNNING")  # it has begun
+    except BaseException:
+        with suppress(Exception), impatience():
+            client.set_terminated(run_id, "FAILED")
+        raise
     tell(f"Sweep {run_id}: {plan.trials} trials of {plan.model} for {plan.metric}, {plan.folds} folds each", err=True)
     return folder

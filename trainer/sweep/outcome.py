@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -9,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import mlflow
 import typer
 from mlflow import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.entities import DatasetInput, InputTag, Param
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 from optuna import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
 
 from sweep.study import Study
 from sweep.worker import TRIAL_TAG, Ledger, open_plan
-from tabular.training import Task, describe_dataset, fit, log_fit
+from tabular.training import MAX_PARAM, Task, describe_dataset, fit, log_fit
 from wine import gateway, registry
 from wine.edge import tell
 from wine.errors import TrainerError
@@ -67,12 +68,18 @@ def close(settings: Settings, folder: Folder) -> None:
     tell("Done")
 
 
-def describe(plan: Plan, task: Task) -> None:
-    """Log to the active run what a sweep is to do."""
-    names = ("model", "metric", "folds", "seed", "trials")
-    mlflow.log_params({name: getattr(plan, name) for name in names} | {f"fixed_{n}": v for n, v in plan.params.items()})
-    mlflow.log_dict(plan.space, "space.json")
-    mlflow.log_input(describe_dataset(task.table), context="training")
+def describe(client: MlflowClient, plan: Plan, task: Task) -> None:
+    """Log to the parent run what a sweep is to do."""
+    chosen = {name: getattr(plan, name) for name in ("model", "metric", "folds", "seed", "trials")}
+    fixed = {f"fixed_{name}": value for name, value in plan.params.items()}
+    client.log_batch(
+        plan.run_id, params=[Param(name, str(value)[:MAX_PARAM]) for name, value in (chosen | fixed).items()]
+    )
+    client.log_dict(plan.run_id, {name: json.loads(text) for name, text in plan.space.items()}, "space.json")
+    used = DatasetInput(
+        describe_dataset(task.table)._to_mlflow_entity(), [InputTag(MLFLOW_DATASET_CONTEXT, "training")]
+    )
+    client.log_inputs(plan.run_id, [used])
 
 
 def _forget(folder: Folder, ended: int, plan: Plan) -> None:

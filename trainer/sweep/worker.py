@@ -98,7 +98,8 @@ class Ledger:
             for step, score in enumerate(scores)
             for name, value in score.items()
         ]
-        metrics += [Metric(f"cv_{name}", value, moment, 0) for name, value in _average(scores).items()]
+        if state == TrialState.COMPLETE:  # the mean of some folds is not to be compared with that of all
+            metrics += [Metric(f"cv_{name}", value, moment, 0) for name, value in _average(scores).items()]
         params = [Param(name, str(value)[:MAX_PARAM]) for name, value in (self._plan.params | trial.params).items()]
         tags = [RunTag("sweep.state", state.name), *([RunTag(FAILURE_TAG, reason[:500])] if reason else [])]
         self._client.log_batch(run_id, metrics, [Param("model", self._plan.model), *params], tags)

@@ -1,4 +1,4 @@
-"""From a table to a fitted pipeline: gaps filled, numbers scaled, texts one-hot; split into train and test."""
+"""From a table to a pipeline: gaps filled, numbers scaled, texts one-hot; split into train and test."""
 
 from __future__ import annotations
 
@@ -56,11 +56,9 @@ def build_pipeline(estimator: Any, inputs: pd.DataFrame) -> Pipeline:
         steps = [("impute", SimpleImputer(strategy="median", keep_empty_features=True)), ("scale", StandardScaler())]
         branches.append(("numbers", Pipeline(steps), numbers))
     if texts:
-        rare = {"handle_unknown": "infrequent_if_exist", "max_categories": MAX_CATEGORIES}
-        fill = SimpleImputer(strategy="constant", fill_value="(missing)", missing_values=None)
-        branches.append(
-            ("texts", Pipeline([("impute", fill), ("one-hot", OneHotEncoder(sparse_output=False, **rare))]), texts)
-        )
+        # A gap is a category of its own; a text that was not there counts as a rare one, or as none.
+        encode = OneHotEncoder(sparse_output=False, handle_unknown="infrequent_if_exist", max_categories=MAX_CATEGORIES)
+        branches.append(("texts", encode, texts))
     return Pipeline([("prepare", ColumnTransformer(branches)), ("model", estimator)])
 
 

@@ -125,7 +125,7 @@ def _check_column(column: pd.Series) -> pd.Series:
             raise TrainerError(f"{seen} is no finite number; correct it or drop the column")
         return numbers
     if types.is_string_dtype(column.dropna()) or isinstance(column.dtype, pd.CategoricalDtype):
-        # (object, so that a gap is a plain None: scikit-learn's imputer knows no pd.NA)
-        return column.astype("object").where(column.notna(), None).map(str, na_action="ignore")
+        # (object: scikit-learn's encoder knows NaN as a gap, and no pd.NA)
+        return column.map(str, na_action="ignore").astype("object").where(column.notna(), np.nan)
     what = f"column {column.name!r} is of type {column.dtype}, neither numbers nor text"
     raise TrainerError(f"{what}: convert it or drop it")

@@ -108,6 +108,22 @@ def train(  # noqa: PLR0913, PLR0917 - each is an option
 
 
 @app.command()
+def project(
+    source: Annotated[str, typer.Argument(help="How the mounted project is called.")],
+    entry_point: Annotated[str, typer.Option(help="Of its MLproject.")] = "main",
+    param: Annotated[list[str] | None, typer.Option("-P", "--param", help="NAME=VALUE, again for each.")] = None,
+    experiment: Annotated[str, typer.Option(help="Created when missing.")] = EXPERIMENT,
+    run_name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+) -> None:
+    """Run a user's own MLproject, which is mounted at /project."""
+    with edge():
+        settings = read_settings()
+        from project.runner import Project, run_project
+
+        run_project(settings, Project(source, entry_point, param or [], experiment, run_name))
+
+
+@app.command()
 def bootstrap() -> None:
     """Train two models for a new stack, the better for Production; later starts train nothing."""
     with edge():

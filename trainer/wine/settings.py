@@ -62,6 +62,11 @@ def tame_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def prepare_programs() -> None:
+    """Set the environment for programs of others that this process starts: a home that can't be written is no home."""
+    os.environ.setdefault("MPLCONFIGDIR", "/tmp/matplotlib")  # nosec B108
+
+
 @contextmanager
 def impatience() -> Iterator[None]:
     """Have MLflow ask once and wait five seconds, where by default it retries for minutes."""
