@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
@@ -27,13 +29,13 @@ def rmse_of(client: MlflowClient, version: object) -> float:
     return rmse
 
 
-def run_article(stack: Deployment, *arguments: str) -> str:
-    """Run the article's script as a user would: a process with the three variables, and nothing else of MLflow's."""
+def run_example(stack: Deployment, *command: str, **login: str) -> str:
+    """Run an example as a user would: a process with the three variables, and nothing else of MLflow's."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
-    script = Path(__file__).parent / "article/train.py"
     result = subprocess.run(
-        [sys.executable, str(script), str(DATA), *arguments],
-        env={**clean, **stack.login()},
+        [sys.executable, *command],
+        cwd=CHECKOUT / "examples",
+        env={**clean, **stack.login(), **login},
         capture_output=True,
         text=True,
         timeout=120,
@@ -91,10 +93,11 @@ def test_stack_train_registers_one_more_version(stack: Deployment, client: Mlflo
 def test_the_articles_script_runs_unmodified_and_its_model_goes_to_production(
     stack: Deployment, client: MlflowClient
 ) -> None:
-    assert "RMSE: 0.7931640229276851" in run_article(stack)
-    assert "RMSE: " in run_article(stack, "0.2", "0.1")
-    experiment = client.get_experiment_by_name("Wine by hand")
-    best, other = client.search_runs([experiment.experiment_id], order_by=["metrics.rmse ASC"])
+    assert "RMSE: 0.7931640229276851" in run_example(stack, "train.py", str(DATA))
+    assert "RMSE: " in run_example(stack, "train.py", str(DATA), "0.2", "0.1")
+    experiment = client.get_experiment_by_name("Wine Regression")
+    own = "tags.mlflow.source.name = 'train.py'"
+    best, other = client.search_runs([experiment.experiment_id], own, order_by=["metrics.rmse ASC"])
     assert best.data.params["alpha"] == "0.2"
 
     name = "Wine_by_hand"
@@ -114,6 +117,32 @@ def test_a_client_outside_predicts_with_the_production_model(client: MlflowClien
     predictions = mlflow.pyfunc.load_model(f"models:/{MODEL}/Production").predict(TWO_ROWS)
     assert len(predictions) == 2
     assert all(3 < value < 8 for value in predictions)
+
+
+def test_the_articles_prediction_runs_unmodified(stack: Deployment) -> None:
+    values = run_example(stack, "predict.py", "two_wines.csv").strip(" [\n]").split()
+    assert [3 < float(value) < 8 for value in values] == [True, True]
+
+
+def test_the_notebook_runs_from_top_to_bottom(stack: Deployment, client: MlflowClient) -> None:
+    cells = json.loads((CHECKOUT / "examples/walk.ipynb").read_text())["cells"]
+    program = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    run_example(stack, "-c", program)
+    (version,) = client.search_model_versions("name = 'Wine_notebook'")
+    assert client.get_run(version.run_id).data.params["alpha"] == "0.02"
+
+
+def test_a_pipeline_trains_and_registers_by_an_account_of_its_own(stack: Deployment, client: MlflowClient) -> None:
+    stack.check("user", "add", "walk-ann", "--role", "editor")
+    password = stack.check("user", "token", "add", "walk-ann", "--for", "ci", "--expires", "1d").strip()
+    login = {"MLFLOW_TRACKING_USERNAME": "walk-ann-ci", "MLFLOW_TRACKING_PASSWORD": password}
+    steps = yaml.safe_load((CHECKOUT / "examples/ci/train.yml").read_text())["jobs"]["train"]["steps"]
+    commands = [step["run"] for step in steps if "run" in step]
+    assert "python examples/train.py trainer/data/winequality-red.csv 0.1 0.5" in commands
+    run_example(stack, "train.py", str(DATA), "0.1", "0.5", **login)
+    printed = run_example(stack, "ci/register.py", "Wine Regression", "Wine_by_pipeline", **login)
+    version = client.get_model_version("Wine_by_pipeline", printed.split()[-1])
+    assert client.get_run(version.run_id).data.params["alpha"] == "0.1"
 
 
 def test_experiments_are_created_renamed_searched_and_deleted(client: MlflowClient) -> None:

@@ -25,7 +25,9 @@ ODD = {
     *("CategoricalNB", "ComplementNB", "MultinomialNB"),  # no negative inputs
     *("MultiTaskElasticNet", "MultiTaskElasticNetCV", "MultiTaskLasso", "MultiTaskLassoCV"),  # several targets
     "IsotonicRegression",  # one input
+    *("CCA", "PLSCanonical"),  # as many targets as components
     "RadiusNeighborsClassifier",  # no row without a neighbour
+    "QuadraticDiscriminantAnalysis",  # no columns that say the same, as those of a text do
     *("GammaRegressor", "PoissonRegressor", "TweedieRegressor"),  # no negative target
 }
 

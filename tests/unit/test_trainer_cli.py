@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 
 from unit.trainer_store import open_store
 from wine import cli, registry
-from wine.registry import MODEL
+from wine.names import MODEL
 
 WINE = Path(cli.__file__).parent
 SOURCES = {f"code/{path.name}" for path in WINE.glob("*.py")}

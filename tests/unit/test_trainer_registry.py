@@ -15,7 +15,8 @@ from wine import gateway, registry, tracking
 from wine.data import Split, load_table, split_table
 from wine.errors import Terminated, TrainerError
 from wine.model import Hyperparameters, fit_model, measure_model
-from wine.registry import MODEL, Candidate
+from wine.names import MODEL
+from wine.registry import Candidate
 from wine.settings import read_settings
 
 LABELS = tracking.Labels("Wine Regression", "Sk_Elasticnet", user="ada", git_commit="c0ffee")

@@ -1,4 +1,7 @@
-"""The article's training script as a reader has it: only the data's path is local. URL and login come from outside."""
+"""The article's training script as a reader has it: only the data's path is local. URL and login come from outside.
+
+python examples/train.py trainer/data/winequality-red.csv [ALPHA [L1_RATIO]]
+"""
 
 import sys
 
@@ -19,7 +22,7 @@ train, test = train_test_split(data)
 train_x, test_x = train.drop(["quality"], axis=1), test.drop(["quality"], axis=1)
 train_y, test_y = train[["quality"]], test[["quality"]]
 
-mlflow.set_experiment(experiment_name="Wine by hand")
+mlflow.set_experiment(experiment_name="Wine Regression")
 with mlflow.start_run(run_name="Sk_Elasticnet"):
     mlflow.set_tags({"team": "Analytics Principal", "dataset": "Wine", "release.version": "2.2.2"})
     lr = ElasticNet(alpha=alpha, l1_ratio=l1_ratio, random_state=42)
