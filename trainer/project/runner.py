@@ -33,13 +33,13 @@ class Project:
     run_name: str | None
 
 
-def run_project(settings: Settings, project: Project, folder: Path = MOUNTED) -> None:
+def run_project(settings: Settings, project: Project) -> None:
     """Run an entry point to its end.
 
     Raises:
         TrainerError: There is no such project or entry point, or its program fails.
     """
-    params = dict(_split_param(text) for text in project.params)
+    folder, params = MOUNTED, dict(_split_param(text) for text in project.params)
     if not (folder / "MLproject").is_file():
         raise TrainerError(f"{project.source} has no file MLproject: --project takes a folder or repository with one")
     client = gateway.connect(settings)

@@ -41,26 +41,26 @@ def open_plan(plan: Plan, content: bytes) -> Task:
     return open_task(check_table(content, plan.source, plan.target), plan.model, plan.params, plan.seed)
 
 
-def work(settings: Settings, folder: Folder, number: int) -> None:
+def work(settings: Settings, folder: Folder, order: int) -> None:
     """Do trials until none is left.
 
     Raises:
         TrainerError: The gateway stays away, or the estimator refuses too many trials.
     """
     plan = folder.read_plan()
-    name = f"worker-{number}-{uuid.uuid4().hex}"
+    name = f"worker-{order}-{uuid.uuid4().hex}"
     # One thread a worker: workers share the cores.
     with folder.hold_life(name), threadpool_limits(1):
         task = open_plan(plan, folder.read_table())
         client = gateway.connect(settings)
         ledger = Ledger(client, plan, settings)
-        shift = _Shift(number, plan, task, Study(folder, plan), ledger)
+        shift = _Shift(order, plan, task, Study(folder, plan), ledger)
         with gateway.explained(settings):
-            while trial := shift.study.claim(name, ledger.bury):
+            while trial := shift.study.claim(name, lambda number: gateway.ask_patiently(lambda: ledger.bury(number))):
                 _do_trial(shift, trial)
     if ledger.trials:
         mean = 1000 * ledger.seconds / ledger.trials
-        typer.echo(f"worker {number}: {ledger.trials} trials; to log one took {mean:.0f} ms")
+        typer.echo(f"worker {order}: {ledger.trials} trials; to log one took {mean:.0f} ms")
 
 
 class Ledger:
@@ -84,7 +84,8 @@ class Ledger:
             MLFLOW_RUN_NAME: f"trial {trial.number}",
             TRIAL_TAG: str(trial.number),
         }
-        run = self._client.create_run(self._plan.experiment_id, tags=tags | self._origin)
+        # (asked twice it may be there twice: `close` ends the one that nobody knows)
+        run = gateway.ask_patiently(lambda: self._client.create_run(self._plan.experiment_id, tags=tags | self._origin))
         self.trials += 1
         self.seconds += time.perf_counter() - begin
         return str(run.info.run_id)
@@ -102,8 +103,9 @@ class Ledger:
             metrics += [Metric(f"cv_{name}", value, moment, 0) for name, value in _average(scores).items()]
         params = [Param(name, str(value)[:MAX_PARAM]) for name, value in (self._plan.params | trial.params).items()]
         tags = [RunTag("sweep.state", state.name), *([RunTag(FAILURE_TAG, reason[:500])] if reason else [])]
-        self._client.log_batch(run_id, metrics, [Param("model", self._plan.model), *params], tags)
-        self._client.set_terminated(run_id, _STATUS[state])
+        params.append(Param("model", self._plan.model))
+        gateway.ask_patiently(lambda: self._client.log_batch(run_id, metrics, params, tags))
+        gateway.ask_patiently(lambda: self._client.set_terminated(run_id, _STATUS[state]))
         self.seconds += time.perf_counter() - begin
 
     def bury(self, number: int) -> None:

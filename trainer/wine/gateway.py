@@ -1,7 +1,7 @@
 """The way to the tracking server: reach it, and say in one line why it can't be reached or refuses."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 
@@ -10,10 +10,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.utils.credentials import read_mlflow_creds
 from requests import HTTPError, RequestException
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from wine.errors import TrainerError, show_address
 from wine.settings import Settings, impatience
 
+PATIENCE = 180.0  # seconds that `ask_patiently` goes on for
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.TOO_MANY_REQUESTS}
 
 
@@ -42,6 +44,26 @@ def explained(settings: Settings) -> Iterator[None]:
         raise TrainerError(f"{show_address(settings.tracking_uri)} {line}") from error
 
 
+def ask_patiently[Answer](ask: Callable[[], Answer]) -> Answer:
+    """Ask again while the gateway or the server is away, for minutes.
+
+    MLflow's own five tries are over in seconds where the gateway answers 503 with Retry-After.
+    """
+    tries = Retrying(
+        retry=retry_if_exception(_is_passing), stop=stop_after_delay(PATIENCE), wait=wait_fixed(2), reraise=True
+    )
+    return tries(ask)
+
+
+def _is_passing(error: BaseException) -> bool:
+    if not isinstance(error, MlflowException | RequestException):
+        return False
+    status = _find_status(error)
+    if status is None:
+        return any(isinstance(link, RequestException) for link in _unchain(error))
+    return status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
 def _explain(error: Exception) -> str | None:
     status, account = _find_status(error), read_mlflow_creds().username or "nobody"
     chain = _unchain(error)
@@ -54,8 +76,7 @@ def _explain(error: Exception) -> str | None:
     if "valid JSON" in str(error) or getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND":
         return "doesn't answer as an MLflow server does: check MLFLOW_TRACKING_URI"
     if status:
-        passing = status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-        advice = "look at its log, or try again in a moment" if passing else "check the options"
+        advice = "look at its log, or try again in a moment" if _is_passing(error) else "check the options"
         return f"answers {status} ({detail}): {advice}"
     if any(isinstance(link, RequestException) for link in chain):
         return f"can't be reached ({detail}): check MLFLOW_TRACKING_URI and that the stack is up"
