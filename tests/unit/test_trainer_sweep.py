@@ -140,7 +140,7 @@ def test_a_dead_workers_trial_is_done_again_as_it_would_have_been() -> None:
     ]
     dead, *alive = list_children(sweep)
     assert dead.info.status == "FAILED"
-    assert "worker died" in dead.data.tags["failure.reason"]
+    assert "its worker ended" in dead.data.tags["failure.reason"]
     assert [child.info.status for child in alive] == ["FINISHED"] * 4
 
 

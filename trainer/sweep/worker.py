@@ -112,7 +112,7 @@ class Ledger:
         """End the run of a trial whose worker has died."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self._plan.run_id}' AND tags.`{TRIAL_TAG}` = '{number}'"
         for run in self._client.search_runs([self._plan.experiment_id], query):
-            self._client.set_tag(run.info.run_id, FAILURE_TAG, "the worker died; the trial is done again as another")
+            self._client.set_tag(run.info.run_id, FAILURE_TAG, "its worker ended; the trial is done again as another")
             self._client.set_tag(run.info.run_id, "sweep.state", TrialState.FAIL.name)
             self._client.set_terminated(run.info.run_id, "FAILED")
 
