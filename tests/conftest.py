@@ -13,6 +13,7 @@ LONGEST = [
     "test_external_store.py",
     "test_users.py",
     "test_store_migration.py",
+    "test_sweep.py",
     "test_restart.py",
     "test_artifact_history.py",
     "test_faults.py",
