@@ -6,13 +6,15 @@ ARG BASE_IMAGE=debian:trixie-slim
 ARG MINIO_IMAGE=docker.io/pgsty/silo:RELEASE.2026-09-03T13-18-01Z
 
 FROM ${BASE_IMAGE} AS base
-# The one table of user ids (uid = gid). nginx is in the groups of servers whose unix sockets it connects to.
+# The one table of user ids (uid = gid). nginx is in the groups of servers whose unix sockets it connects to; follower
+# reads what serving says of itself.
 RUN set -eu; \
-    for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008 artifacts:10009; do \
+    for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008 artifacts:10009 serving:10010 follower:10011; do \
         groupadd --gid "${user#*:}" "${user%:*}"; \
         useradd --uid "${user#*:}" --gid "${user#*:}" --home-dir "/home/${user%:*}" --shell /usr/sbin/nologin "${user%:*}"; \
     done; \
-    usermod --append --groups mlflow,objectstore nginx; \
+    usermod --append --groups mlflow,objectstore,serving nginx; \
+    usermod --append --groups serving follower; \
     rm -f /etc/apt/apt.conf.d/docker-clean
 
 # ---------------------------------------------------------------------------------------------------------- postgres
@@ -42,6 +44,7 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
     && apt-get install -y --no-install-recommends libnginx-mod-http-set-misc nginx \
     && install -d -o mlflow -g mlflow -m 0750 /run/mlflow \
     && install -d -o objectstore -g objectstore -m 0750 /run/objectstore \
+    && install -d -o serving -g serving -m 0750 /run/serving \
     && install -d -o nginx -g nginx -m 0755 /var/log/stack
 COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
 USER nginx
@@ -115,6 +118,21 @@ COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/
 RUN python -m compileall -q /app
 USER artifacts
 ENTRYPOINT ["python", "-m", "artifacts"]
+
+FROM app AS serving
+COPY --chmod=0755 services/serving/ /app/
+RUN python -m compileall -q /app && install -d -o serving -g serving -m 0750 /run/serving
+USER serving
+ENTRYPOINT ["python", "-m", "serving"]
+
+FROM app AS follower
+COPY --chmod=0755 services/follower/ /app/
+# How a copy of a model lies on the disk stands once, beside the server that reads it.
+COPY --chmod=0755 services/serving/serving/__init__.py services/serving/serving/copies.py /app/serving/
+RUN python -m compileall -q /app && install -d -o serving -g serving -m 0750 /run/serving \
+    && install -d -o follower -g follower -m 0755 /models
+USER follower
+ENTRYPOINT ["python", "-m", "follower"]
 
 FROM app AS trainer
 # What only a training needs is a layer of its own, so that the server's image doesn't carry it. (libgomp1: LightGBM's)

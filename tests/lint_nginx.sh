@@ -4,8 +4,8 @@ set -eu
 folder=$(mktemp -d)
 STACK_NGINX_CONF=nginx/conf STACK_BIND=127.0.0.1 STACK_PUBLIC_URL=https://mlflow.example.org
 export STACK_NGINX_CONF STACK_BIND STACK_PUBLIC_URL
-STACK_OBJECTSTORE=minio
-export STACK_OBJECTSTORE
+STACK_OBJECTSTORE=minio STACK_SERVE=Wine,Other@3 STACK_SERVE_BODY=10m
+export STACK_OBJECTSTORE STACK_SERVE STACK_SERVE_BODY
 for tls in off upstream; do
     proxies=
     [ "$tls" = off ] || proxies=10.1.2.3,10.2.0.0/16,fd00::/8

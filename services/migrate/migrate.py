@@ -28,8 +28,9 @@ from tracking import roles, settings
 LOCK = 0x6D6C666C6F77  # any number; "mlflow" in ASCII
 DEADLINE_SECONDS = 60
 # Name: is an administrator. One is made last: a store without any is one that this job did not finish.
-ACCOUNTS = {"trainer": False, "admin": True}
-TRAINER_ROLE = roles.PROMOTER  # it registers models and promotes the better one
+ACCOUNTS = {"trainer": False, "serving": False, "admin": True}
+# The trainer registers models and promotes the better one; `serving` fetches what is to be served.
+ROLES = {"trainer": roles.PROMOTER, "serving": roles.SERVING}
 
 
 @contextmanager
@@ -101,8 +102,11 @@ def upgrade_auth(engine: sqlalchemy.Engine) -> None:
         migrate_if_needed(engine, "head")
 
 
-def make_roles(store: Any) -> None:
-    """Make the roles that are missing, whole, in one transaction; one that is there is an operator's to change."""
+def make_roles(store: Any) -> set[str]:
+    """Make the roles that are missing, whole, in one transaction; one that is there is an operator's to change.
+
+    Returns those that were made.
+    """
     from mlflow.server.auth.db.models import SqlRole, SqlRolePermission
 
     with store.ManagedSessionMaker(read_only=False) as session:
@@ -111,20 +115,22 @@ def make_roles(store: Any) -> None:
             if name not in present:
                 grants = [
                     SqlRolePermission(resource_type=kind, resource_pattern="*", permission=permission)
-                    for kind, permission in roles.PERMISSIONS.get(name, {}).items()
+                    for kind, permission in roles.GRANTS.get(name, {}).items()
                 ]
                 session.add(SqlRole(name=name, workspace=roles.WORKSPACE, description=description, permissions=grants))
-        if TRAINER_ROLE not in present:
-            give_trainer_role(session)
+        for account, role in ROLES.items():
+            if role not in present:
+                give_role(session, account)
+    return roles.DESCRIPTIONS.keys() - present
 
 
-def give_trainer_role(session: Any) -> None:
-    """Give the trainer its role, if it is there and has it not."""
+def give_role(session: Any, account: str) -> None:
+    """Give one of the stack's accounts its role, if it is there and has it not."""
     from mlflow.server.auth.db.models import SqlRole, SqlUser, SqlUserRoleAssignment
 
     session.flush()
-    role = session.query(SqlRole).filter_by(workspace=roles.WORKSPACE, name=TRAINER_ROLE).one()
-    user = session.query(SqlUser).filter_by(username="trainer").one_or_none()
+    role = session.query(SqlRole).filter_by(workspace=roles.WORKSPACE, name=ROLES[account]).one()
+    user = session.query(SqlUser).filter_by(username=account).one_or_none()
     if user and not session.query(SqlUserRoleAssignment).filter_by(user_id=user.id, role_id=role.id).count():
         session.add(SqlUserRoleAssignment(user_id=user.id, role_id=role.id))
 
@@ -151,10 +157,12 @@ def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
     store = SqlAlchemyStore()
     with lock_database(engine):
         store.init_db(str(engine.url))
-        make_roles(store)
-        if not reset_passwords and any(user.is_admin for user in store.list_users()):
-            return
+        made = make_roles(store)
+        is_old = not reset_passwords and any(user.is_admin for user in store.list_users())
         for name, is_admin in ACCOUNTS.items():
+            # (an account that came with a later version of the stack comes with its role)
+            if is_old and ROLES.get(name) not in made:
+                continue
             password = settings.read_secret(f"{name}_password")
             if not store.has_user(name):
                 store.create_user(name, password, is_admin=is_admin)
@@ -166,7 +174,7 @@ def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
                 if is_admin:
                     make_whole(session, name)
                 else:
-                    give_trainer_role(session)
+                    give_role(session, name)
 
 
 def main(

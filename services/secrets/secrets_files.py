@@ -61,6 +61,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "webhook_encryption_key": lambda: Fernet.generate_key().decode(),
     "admin_password": make_token,
     "trainer_password": make_token,
+    "serving_password": make_token,
 }
 # Names, not secrets: with the same name, a new secret takes the place of the old one in every store.
 NAMES = {"s3_root_user", "s3_access_key", "s3_artifacts_key"}
@@ -90,6 +91,7 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
             "pgpass": pgpass,
             "admin_password": values["admin_password"],
             "trainer_password": values["trainer_password"],
+            "serving_password": values["serving_password"],
         },
         "mlflow": {
             "pgpass": pgpass,
@@ -101,6 +103,7 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
         "artifacts": {"pgpass": passwords["mlflow"], "aws_credentials": tool},
         "admin": {"credentials": render_mlflow_credentials("admin", values["admin_password"])},
         "trainer": {"credentials": render_mlflow_credentials("trainer", values["trainer_password"])},
+        "follower": {"credentials": render_mlflow_credentials("serving", values["serving_password"])},
     }
 
 

@@ -239,6 +239,11 @@ def note_what_follows(store: users.Store, name: str) -> None:
             "./stack train and ./stack up log in as trainer, and will fail: "
             "./stack user enable trainer, or ./stack secrets rotate trainer_password if it was removed"
         )
+    if name == users.SERVING:
+        note(
+            "what is served stays as it is, new versions are not fetched: "
+            "./stack user enable serving, or ./stack secrets rotate serving_password if it was removed"
+        )
     left = [user.name for user in store.list_all() if user.name.startswith(f"{name}-") and user.expires]
     if left:
         note(f"accounts that may be {name}'s services still log in: {', '.join(left)}")

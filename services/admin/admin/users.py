@@ -27,8 +27,8 @@ PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE")
 # Kind as an operator says it: MLflow's resource types, a prompt being a model to the registry.
 KINDS = {"experiment": ("experiment",), "model": ("registered_model", "prompt")}
 # The stack's own accounts: the secret that each one's password is, and who can't work without it.
-TRAINER = "trainer"
-SECRETS = {"admin": "admin_password", TRAINER: "trainer_password"}
+TRAINER, SERVING = "trainer", "serving"
+SECRETS = {"admin": "admin_password", TRAINER: "trainer_password", SERVING: "serving_password"}
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class User:
     @property
     def role(self) -> str | None:
         """The strongest of the stack's roles."""
-        held = [name for name in roles.PERMISSIONS if name in self.assigned]
+        held = [name for name in roles.GRANTS if name in self.assigned]
         return roles.ADMIN if self.is_admin else held[-1] if held else None
 
     @property
     def other_roles(self) -> list[str]:
         """Roles that somebody made on MLflow's page."""
-        known = {*roles.PERMISSIONS, roles.DISABLED}
+        known = {*roles.GRANTS, roles.DISABLED}
         return sorted(name for name in self.assigned if name not in known and not name.startswith(roles.EXPIRES))
 
     @property

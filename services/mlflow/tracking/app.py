@@ -20,6 +20,7 @@ from tracking import artifacts, closed, identity, readiness, settings, spelling,
 
 AUTH_PATH = "/_stack/auth"
 READY_PATH = "/_stack/ready"
+SERVE_PATH = "/_stack/serve/"  # followed by the name of a model
 UPLOAD_PATH = "/_stack/upload"  # followed by the path of the upload that is asked about
 SIGNED_PATH = "/_stack/signed/"  # followed by a token
 MAX_DRAINED = 1024 * 1024
@@ -116,6 +117,8 @@ class StackApp:
             await respond(send, 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": reason})
         elif scope["path"].startswith(UPLOAD_PATH):
             await respond(send, *await self.find_upload(scope))
+        elif scope["path"].startswith(SERVE_PATH):
+            await respond(send, *await self.find_use(scope))
         else:
             await self.mlflow_app(read_head(scope), receive, send)
 
@@ -135,6 +138,19 @@ class StackApp:
         place = await self.uploads.find_place(upload, name, self.identity.find_account(name))
         return (204, None, {artifacts.OBJECT_HEADER: place}) if place else (403, None, {})
 
+    async def find_use(self, scope: Scope) -> Answer:
+        """Return whether the user may ask this model: 204, or 401 with a header that says that the login is right."""
+        from tracking import predicting
+
+        name, _ = identity.read_basic(scope) or ("", "")
+        try:
+            model = scope["path"].removeprefix(SERVE_PATH)
+            if await predicting.may_use(name, self.identity.find_account(name), model):
+                return 204, None, predicting.GRANTED
+        except (SQLAlchemyError, MlflowException):
+            return UNAVAILABLE
+        return 401, None, {predicting.REFUSED_HEADER: "use"}
+
     async def find_refusal(self, scope: Scope) -> Answer | None:
         """Return None for a known login, else the answer: 401 not known, 429 too many guesses, 503 can't tell."""
         credentials = identity.read_basic(scope)
@@ -148,6 +164,8 @@ class StackApp:
             return None
         if not verdict.wait:
             return UNKNOWN
+        if scope["path"].startswith(SERVE_PATH):  # (tracking/predicting.py)
+            return 401, {}, {RETRY_HEADER: str(verdict.wait)}
         if scope["path"].startswith((AUTH_PATH, UPLOAD_PATH)):  # auth_request passes on 401 and 403 only
             return 403, {}, {RETRY_HEADER: str(verdict.wait)}
         message = f"too many wrong logins from your address: try again in {verdict.wait} s"

@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 WORKSPACE = "default"
 
 VIEWER, EDITOR, PROMOTER = "viewer", "editor", "promoter"
+# What the container `follower` is: it reads models and the files behind them.
+SERVING = "serving"
 DISABLED = "disabled"
 EXPIRES = "expires-"
 # No role, but a flag of MLflow's user.
@@ -24,12 +26,16 @@ DESCRIPTIONS = {
     VIEWER: "Reads every experiment, run, artifact and model; changes nothing.",
     EDITOR: "Creates experiments, logs runs and artifacts, registers models; does not promote.",
     PROMOTER: "An editor who may also set stages and protected aliases.",
+    SERVING: "Reads registered models and the artifacts that they are made of: the stack's own account that fetches them.",
     DISABLED: "Whoever has this role can not log in.",
 }
 EXPIRY_DESCRIPTION = "Whoever has this role can not log in from that moment on."
 # On all resources of a type. Scorers: whoever has less than MANAGE there can not delete an experiment, even their own.
 _EDIT = {"experiment": "EDIT", "registered_model": "EDIT", "prompt": "EDIT", "scorer": "MANAGE"}
 PERMISSIONS = {VIEWER: dict.fromkeys(_EDIT, "READ"), EDITOR: _EDIT, PROMOTER: _EDIT}  # from the weakest on
+# (the files of a model lie in the folder of the experiment that it was trained in)
+OWN = {SERVING: {"registered_model": "READ", "experiment": "READ"}}
+GRANTS = PERMISSIONS | OWN
 # What an operator calls a user's role.
 TEAM = (*PERMISSIONS, ADMIN)
 

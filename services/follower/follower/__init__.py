@@ -1,0 +1,1 @@
+"""Fetches the versions that are to be served, and says which they are."""

@@ -1,0 +1,74 @@
+"""The process of one version: limits first, then the model, then a socket, and only then it says that it is there."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import httptools  # noqa: F401  (what uvicorn would import; here before the processes are made: see workers.py)
+import skops.io  # noqa: F401
+import sklearn.linear_model  # noqa: F401
+import uvicorn
+import uvloop  # noqa: F401
+
+from serving.app import ModelApp
+from serving.loading import LoadError, load
+from serving.order import Order
+
+# The first that ends when memory is short is a version that nobody uses yet; the last is the one that watches all.
+OOM_LOADING, OOM_SERVING = 1000, 500
+
+
+# This module is imported by the process that all workers are forked from, and what it has by now they all share: no
+# worker's garbage collection is to look through it, and so touch and copy its memory.
+gc.collect()
+gc.freeze()
+
+
+def set_oom_score(score: int) -> None:
+    """Say how soon the kernel is to end this process when the container's memory is all used."""
+    Path("/proc/self/oom_score_adj").write_text(str(score))
+
+
+def run(order: Order, outcome: Connection) -> None:
+    """Serve a version until SIGTERM; say over `outcome` whether that can be, {"fault": ...}, "" for yes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    set_oom_score(OOM_LOADING)
+    resource.setrlimit(resource.RLIMIT_DATA, (order.memory, order.memory))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"  # as MLflow's own scoring server does
+    try:
+        answerer = load(order)
+    except LoadError as error:
+        outcome.send_bytes(json.dumps({"fault": str(error)}).encode())
+        sys.exit(1)
+    gc.collect()
+    gc.freeze()
+    listener = socket.socket(socket.AF_UNIX)
+    os.umask(0o007)
+    listener.bind(order.socket)
+    listener.listen(1024)
+    set_oom_score(OOM_SERVING)
+    outcome.send_bytes(json.dumps({"fault": ""}).encode())
+    outcome.close()
+    config = uvicorn.Config(
+        ModelApp(answerer, order.name, order.version),
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=65,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
