@@ -18,6 +18,8 @@ from stack.intruders import Intruders, make_intruders
 from stack.transfers import Place
 
 Login = tuple[str, str]
+WINE = "Wine_Elasticnet_Sklearn_Regressor"
+SERVED = "Served_By_Tests"  # a model that the shared stack serves as soon as it has a version with the alias
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +44,7 @@ def make_deployment() -> Iterator[Callable[..., Deployment]]:
 @pytest.fixture(scope="session")
 def stack(make_deployment: Callable[..., Deployment]) -> Deployment:
     """The stack that most tests use, made as a user makes it."""
-    deployment = make_deployment("main")
+    deployment = make_deployment("main", STACK_SERVE=f"{WINE}@1,{SERVED}")
     deployment.check("up", timeout=900)
     return deployment
 

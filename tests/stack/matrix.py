@@ -49,10 +49,15 @@ def read_reviewed() -> list[Expected]:
         return [Expected(row["method"], row["path"], row["needs"]) for row in csv.DictReader(file)]
 
 
+# The gateway's own, for served models.
+QUESTIONS = ("ping", "health", "version", "metrics")
+SERVING = [("POST", "/serve/<name>/invocations"), *[("GET", f"/serve/<name>/{question}") for question in QUESTIONS]]
+
+
 def read_routes(stack: Deployment) -> list[tuple[str, str]]:
-    """Return (method, path) of every route of the running server, as it says itself."""
+    """Return (method, path) of every route of the running server, as it says itself, and of served models."""
     lines = stack.compose("exec", "-T", "mlflow", "python", "-m", "tracking.routes").splitlines()
-    return [(method, path) for method, _, path in (line.partition(" ") for line in lines)]
+    return [(method, path) for method, _, path in (line.partition(" ") for line in lines)] + SERVING
 
 
 def is_refused(answer: requests.Response) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from stack.deployment import CHECKOUT, Deployment
 
-SERVERS = ["postgres", "objectstore", "mlflow", "nginx"]
+SERVERS = ["postgres", "objectstore", "mlflow", "nginx", "serving", "follower"]
 JOBS = ["secrets", "bucket", "migrate"]
 # What is excepted from a rule, with the reason in docker-compose.yml on the spot.
 ROOT_USERS = {"secrets"}
@@ -60,6 +60,8 @@ def test_data_networks_are_closed(stack: Deployment) -> None:
     networks = json.loads(stack.compose("config", "--format", "json"))["networks"]
     assert networks["database"]["internal"] is True
     assert networks["store"]["internal"] is True
+    assert list(stack.container("follower")["NetworkSettings"]["Networks"]) == [f"{stack.name}_edge"]
+    assert list(stack.container("serving")["NetworkSettings"]["Networks"]) == ["none"]
     assert list(stack.container("postgres")["NetworkSettings"]["Networks"]) == [f"{stack.name}_database"]
 
 
@@ -98,7 +100,7 @@ def read_secrets(stack: Deployment) -> dict[str, str]:
 
 def test_no_secret_is_in_an_inspection_a_command_line_a_log_or_a_layer(stack: Deployment) -> None:
     secrets = read_secrets(stack)
-    assert len(secrets) == 13
+    assert len(secrets) == 14
     places = {"logs": stack.compose("logs", "--no-color"), "compose": stack.compose("config")}
     for service in SERVERS + JOBS:
         container = stack.container(service)
@@ -118,7 +120,17 @@ def test_each_consumer_reads_its_own_secrets_only(stack: Deployment) -> None:
         ["docker", "run", "--rm", "--network", "none", "--entrypoint", "sh"]
         + [
             option
-            for name in ("postgres", "objectstore", "bucket", "migrate", "mlflow", "admin", "artifacts", "trainer")
+            for name in (
+                "postgres",
+                "objectstore",
+                "bucket",
+                "migrate",
+                "mlflow",
+                "admin",
+                "artifacts",
+                "trainer",
+                "follower",
+            )
             for option in ("--volume", f"{stack.name}_secrets-{name}:/secrets/{name}:ro")
         ]
         + [stack.image("secrets"), "-c", "stat -c '%n %U %a' /secrets/* /secrets/*/*"],

@@ -17,6 +17,8 @@ GOOD = {
     "STACK_TLS": "off",
     "STACK_TRUSTED_PROXIES": "",
     "STACK_OBJECTSTORE": "minio",
+    "STACK_SERVE": "off",
+    "STACK_SERVE_BODY": "10m",
 }
 
 
@@ -86,6 +88,9 @@ def test_only_the_named_proxies_are_trusted(tmp_path: Path) -> None:
         ({"STACK_BIND": "0.0.0.0"}, ("STACK_BIND is '0.0.0.0'", "STACK_TLS")),
         ({"STACK_BIND": "192.0.2.7"}, ("STACK_BIND is '192.0.2.7'", "STACK_TLS")),
         ({"STACK_TLS": "maybe"}, ("STACK_TLS is 'maybe'", "self-signed")),
+        ({"STACK_SERVE": "a b"}, ("STACK_SERVE is 'a b'", "or off")),
+        ({"STACK_SERVE": 'a"1;}'}, ("STACK_SERVE is", "or off")),
+        ({"STACK_SERVE_BODY": "10"}, ("STACK_SERVE_BODY is '10'", "10m")),
         ({"STACK_TLS": ""}, ("STACK_TLS is ''", "self-signed")),
         ({"STACK_TLS": "files"}, ("/run/secrets/tls.pem", "secrets service")),
         ({"STACK_TLS": "upstream"}, ("STACK_TRUSTED_PROXIES is ''",)),
@@ -129,3 +134,12 @@ def test_an_external_store_is_never_spoken_with_unchecked(tmp_path: Path) -> Non
     assert result.stderr.startswith("nginx: /run/secrets/store_ca.pem can't be read")
     result = render(tmp_path / "x", STACK_OBJECTSTORE="azure")
     assert "STACK_OBJECTSTORE is 'azure': choose minio, seaweedfs or s3" in result.stderr
+
+
+@pytest.mark.parametrize(("chosen", "listed"), [("off", []), ("Wine", ["Wine"]), ("Wine,a.b-c@3", ["Wine", "a.b-c"])])
+def test_the_gateway_knows_which_models_are_to_be_served(tmp_path: Path, chosen: str, listed: list[str]) -> None:
+    assert render(tmp_path / "x", STACK_SERVE=chosen, STACK_SERVE_BODY="3m").returncode == 0
+    text = (tmp_path / "x/choices.conf").read_text()
+    (block,) = re.findall(r"map \$model \$is_listed \{(.*?)\n\}", text, re.DOTALL)
+    assert re.findall(r'"(.*)" 1;', block) == listed
+    assert (tmp_path / "x/largest.conf").read_text() == "client_max_body_size 3m;\n"

@@ -60,6 +60,7 @@ def test_each_consumer_gets_only_what_it_needs(values: dict[str, str]) -> None:
         "webhook_encryption_key": {"mlflow"},
         "admin_password": {"migrate", "admin"},
         "trainer_password": {"migrate", "trainer"},
+        "serving_password": {"migrate", "follower"},
     }
     for name, expected in owners.items():
         assert {consumer for consumer, text in everything.items() if values[name] in text} == expected, name

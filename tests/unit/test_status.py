@@ -48,3 +48,37 @@ def test_a_failed_job_is_seen() -> None:
 
 def test_nothing_is_an_empty_list() -> None:
     assert status.read_services("") == []
+
+
+MODEL = {"name": "M", "wanted": "2", "served": "1", "state": "kept", "reason": "it can't be loaded: [x]", "copy": "c"}
+
+
+def test_served_models_are_read_from_the_same_stream() -> None:
+    text = json.dumps([RUNNING]) + json.dumps(STATS) + json.dumps({"models": [MODEL], "trouble": "away"})
+    models, trouble = status.read_models(text)
+    assert trouble == "away"
+    assert [(model.name, model.served, model.wanted, model.is_well) for model in models] == [("M", "1", "2", False)]
+    assert [service.name for service in status.read_services(text)] == ["mlflow"]
+    assert status.read_models("") == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_well"),
+    [
+        ({"state": "served", "served": "2"}, True),
+        ({"state": "loading"}, True),
+        ({"state": "not served", "wanted": "", "served": ""}, True),
+        ({"state": "not served", "served": ""}, False),
+    ],
+)
+def test_a_wanted_version_that_is_not_served_is_seen(change: dict[str, str], is_well: bool) -> None:
+    models, _ = status.read_models(json.dumps({"models": [MODEL | change], "trouble": ""}))
+    assert models[0].is_well is is_well
+
+
+def test_a_reason_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    models, _ = status.read_models(json.dumps({"models": [MODEL], "trouble": ""}))
+    status.print_table([], "3.17.2", "http://x", models, "away")
+    shown = capsys.readouterr().out
+    assert "it can't be loaded: [x]" in shown
+    assert "can't be looked for: away" in shown

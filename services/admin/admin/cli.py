@@ -37,9 +37,11 @@ def env() -> None:
 def show_status() -> None:
     """Print a table of the services described on standard input (docker compose ps and docker stats, JSON)."""
     chosen = settings.load()
-    services, version = status.read_services(sys.stdin.read()), gateway.ask_version(chosen)
-    status.print_table(services, version, chosen.url)
-    if version is None or any(not service.is_well for service in services):
+    described = sys.stdin.read()
+    services, version = status.read_services(described), gateway.ask_version(chosen)
+    models, trouble = status.read_models(described)
+    status.print_table(services, version, chosen.url, models, trouble)
+    if version is None or not all(part.is_well for part in (*services, *models)):
         raise typer.Exit(1)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 # One-shot services: to have ended with 0 is their good end.
@@ -51,6 +52,30 @@ class Service:
         return self.health or self.state
 
 
+@dataclass(frozen=True)
+class Model:
+    """One model that is to be served, as `serving` describes it.
+
+    Attributes:
+        name: registered model.
+        wanted: version that the alias names, or the pinned one; "" for none.
+        served: version that answers, "" for none.
+        state: served, loading, kept (another version than the wanted one answers) or not served.
+        reason: why it isn't the wanted one.
+    """
+
+    name: str
+    wanted: str
+    served: str
+    state: str
+    reason: str
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing is in the way of the wanted version."""
+        return self.state in ("served", "loading") or not self.wanted
+
+
 def read_json_values(text: str) -> Iterator[dict[str, Any]]:
     """Yield the objects of a stream of JSON values; versions of compose print one list, or one object a line."""
     decoder, rest = json.JSONDecoder(), text.strip()
@@ -81,8 +106,31 @@ def read_services(text: str) -> list[Service]:
     )
 
 
-def print_table(services: list[Service], version: str | None, url: str) -> None:
-    """Print the table; plain text where the output is not a terminal."""
+def read_models(text: str) -> tuple[list[Model], str]:
+    """Return the served models in the same stream, and what is in the way of finding new versions."""
+    state = next((value for value in read_json_values(text) if "models" in value), {"models": [], "trouble": ""})
+    fields = ("name", "wanted", "served", "state", "reason")
+    return [Model(**{name: value[name] for name in fields}) for value in state["models"]], state["trouble"]
+
+
+def print_models(models: list[Model], trouble: str, console: Console) -> None:
+    """Print which version of which model answers, and why it isn't the wanted one."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("MODEL", "SERVED", "WANTED", "STATE"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("REASON", overflow="fold")
+    for model in models:
+        colour = "green" if model.state == "served" else "red" if not model.is_well else "yellow"
+        table.add_row(
+            model.name, model.served or "-", model.wanted or "-", f"[{colour}]{model.state}[/]", escape(model.reason)
+        )
+    console.print(table)
+    if trouble:
+        console.print(f"new versions can't be looked for: {trouble}", highlight=False, markup=False)
+
+
+def print_table(services: list[Service], version: str | None, url: str, models: list[Model], trouble: str) -> None:
+    """Print the tables; plain text where the output is not a terminal."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("SERVICE", "HEALTH", "MEMORY", "IMAGE"):
         table.add_column(heading, no_wrap=True)
@@ -91,4 +139,8 @@ def print_table(services: list[Service], version: str | None, url: str) -> None:
         table.add_row(service.name, f"[{colour}]{service.word}[/]", service.memory, service.image)
     console = Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH)
     console.print(table)
+    if models:
+        console.print()
+        print_models(models, trouble, console)
+        console.print()
     console.print(f"MLflow {version or 'does not answer'} at {url}", highlight=False)

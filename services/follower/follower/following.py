@@ -52,7 +52,7 @@ class Follower:
             except AwayError as error:
                 models[choice.name], trouble = known, str(error)
         if (desired := Desired(models, trouble)) != self.desired:
-            copies.write_desired(desired)
+            copies.write_desired(copies.DESIRED, desired)
             self.desired = desired
             if trouble:
                 print(f"follower: {trouble}", file=sys.stderr, flush=True)
@@ -108,7 +108,7 @@ class Follower:
 
     def tidy(self) -> None:
         """Remove copies that are neither wanted, nor in use, nor among a model's newest."""
-        served = copies.find_served()
+        served = copies.find_served(copies.STATE)
         if served is None:
             return
         needed = served | {wanted.copy for wanted in self.desired.models.values()}
@@ -135,10 +135,12 @@ def run(registry: Registry, choices: tuple[Choice, ...]) -> None:
     """Follow until SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     copies.COPIES.mkdir(exist_ok=True)
-    former = copies.read_desired() or Desired({})
+    former = copies.read_desired(copies.DESIRED) or Desired({})
     names = {choice.name for choice in choices}
     follower = Follower(
-        registry, choices, Desired({name: wanted for name, wanted in former.models.items() if name in names}, former.trouble)
+        registry,
+        choices,
+        Desired({name: wanted for name, wanted in former.models.items() if name in names}, former.trouble),
     )
     follower.drop_broken()
     while True:

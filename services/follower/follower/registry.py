@@ -16,7 +16,7 @@ from serving.copies import Choice
 ALIAS = "production"
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-SCHEME = "mlflow-artifacts:/"
+SCHEME, RUNS = "mlflow-artifacts:/", "runs:/"
 SECONDS = (5.0, 30.0)  # to connect, and between two pieces of an answer
 PIECE = 1024 * 1024
 # What says that there is no such thing, or that we may not see it, and not that nobody can say at the moment.
@@ -102,7 +102,7 @@ class Registry:
         """Put a version's files into a folder. Raises FetchError, AwayError, OSError."""
         fields = {"name": version.name, "version": version.version}
         found, content = self.ask_json(f"{API}/model-versions/get-download-uri", **fields)
-        place = str(content.get("artifact_uri", "")) if found else ""
+        place = self.resolve(str(content.get("artifact_uri", ""))) if found else ""
         if not place.startswith(SCHEME):
             raise FetchError(f"its files are in {place or 'no place'!r}, not in the stack's own store")
         root = place.removeprefix(SCHEME).strip("/")
@@ -113,6 +113,14 @@ class Registry:
             self.fetch_file(f"{root}/{path}", target / path, size)
         if list(self.list_files(root)) != before:
             raise FetchError("its files have changed while they were fetched")
+
+    def resolve(self, place: str) -> str:
+        """Return where the files are; a version may name them by the run that they belong to. Raises AwayError."""
+        if not place.startswith(RUNS):
+            return place
+        run, _, path = place.removeprefix(RUNS).lstrip("/").partition("/")
+        found, content = self.ask_json(f"{API}/runs/get", run_id=run)
+        return f"{content['run']['info']['artifact_uri']}/{path}" if found else place
 
     def list_files(self, root: str, folder: PurePosixPath = PurePosixPath()) -> Iterator[tuple[PurePosixPath, int]]:
         """Yield (path, size) of all files below a place, by name. Raises FetchError, AwayError."""

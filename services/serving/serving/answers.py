@@ -76,16 +76,20 @@ def describe_rows(found: int, limit: int) -> str:
     return f"the request has {found} rows, {limit} are the most (STACK_SERVE_ROWS): send fewer at once"
 
 
+def find_error(error: MlflowException) -> str:
+    """Return the line of the model's own error, "" if there is none: what follows the last indented line of a traceback."""
+    lines: list[str] = error.json_kwargs.get("stack_trace", "").splitlines()
+    indented = [number for number, line in enumerate(lines) if line.startswith(" ")]
+    return lines[indented[-1] + 1] if indented and indented[-1] + 1 < len(lines) else ""
+
+
 def shorten(error: MlflowException) -> str:
     """Return the reason in MLflow's message, which repeats all data and the schema before it."""
     message = str(error.message)
     if message.startswith("Failed to predict data"):
         message = message.rpartition("Error: ")[2] or message
     if "unexpected error while evaluating the model" in message:
-        lines = [line for line in error.json_kwargs.get("stack_trace", "").splitlines() if line.strip()]
-        # (the last line of a traceback that is not a continuation is the error itself)
-        last = next((line for line in reversed(lines) if not line.startswith((" ", "-"))), "")
-        message = f"the model can't predict this: {last}" if last else message
+        message = f"the model can't predict this: {find_error(error)}"
     return " ".join(message.split())
 
 
@@ -114,7 +118,7 @@ class Answerer:
         except TooManyRowsError as error:
             raise RequestError(TOO_LARGE, "REQUEST_LIMIT_EXCEEDED", shorten(error)) from None
         except MlflowException as error:
-            if "MemoryError" in error.json_kwargs.get("stack_trace", "").rsplit("\n", 2)[-2:][0]:
+            if "MemoryError" in find_error(error).partition(":")[0]:
                 raise MemoryError from None
             raise RequestError(error.get_http_status_code(), error.error_code, shorten(error)) from None
         if answer.status != 200:  # noqa: PLR2004
@@ -130,13 +134,11 @@ class Answerer:
             raise RequestError(TOO_LARGE, "REQUEST_LIMIT_EXCEEDED", describe_rows(len(found[0]), self.rows))
         try:
             predictions = self._predict(self.make_frame(found))
+            return json.dumps({"predictions": predictions.tolist()}) if isinstance(predictions, np.ndarray) else None
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001  (whatever a model raises: MLflow's way says it in MLflow's words)
             return None
-        if not isinstance(predictions, np.ndarray) or predictions.dtype.kind not in "fiu":
-            return None
-        return json.dumps({"predictions": predictions.tolist()})
 
     def make_frame(self, values: list[list[float]]) -> pd.DataFrame:
         """Return the DataFrame that MLflow makes of these columns, to the layout in memory: sums depend on it."""

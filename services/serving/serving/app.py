@@ -88,7 +88,9 @@ class ModelApp:
         except RequestError as error:
             return refuse(error.status, error.code, error.reason)
         except MemoryError:
-            return refuse(413, "REQUEST_LIMIT_EXCEEDED", "the model has not enough memory for this: send fewer rows at once")
+            return refuse(
+                413, "REQUEST_LIMIT_EXCEEDED", "the model has not enough memory for this: send fewer rows at once"
+            )
         except TimeoutError:
             return refuse(504, "TEMPORARILY_UNAVAILABLE", f"the model took longer than {SECONDS:.0f} s")
 

@@ -101,12 +101,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def write_desired(desired: Desired, path: Path = DESIRED) -> None:
+def write_desired(path: Path, desired: Desired) -> None:
     """Say what is wanted."""
     write_file(path, json.dumps(asdict(desired), indent=1))
 
 
-def read_desired(path: Path = DESIRED) -> Desired | None:
+def read_desired(path: Path) -> Desired | None:
     """Return what is wanted, None if nobody has said so yet."""
     content = read_json(path)
     try:
@@ -115,7 +115,7 @@ def read_desired(path: Path = DESIRED) -> Desired | None:
         return None
 
 
-def find_served(path: Path = STATE) -> set[str] | None:
+def find_served(path: Path) -> set[str] | None:
     """Return the copies that are in use, or were last, None if that can't be told."""
     content = read_json(path)
     try:

@@ -46,7 +46,10 @@ class Counts:
             f'serving_requests_total{{{labels},status="{status}"}} {count}'
             for status, count in sorted(self.statuses.items())
         ]
-        lines += ["# TYPE serving_short_requests_total counter", f"serving_short_requests_total{{{labels}}} {self.short}"]
+        lines += [
+            "# TYPE serving_short_requests_total counter",
+            f"serving_short_requests_total{{{labels}}} {self.short}",
+        ]
         lines += ["# TYPE serving_waiting_requests gauge", f"serving_waiting_requests{{{labels}}} {self.waiting}"]
         lines.append("# TYPE serving_request_seconds histogram")
         for limit, count in zip(BUCKETS, self.buckets, strict=True):

@@ -229,7 +229,7 @@ class Supervisor:
         seen = None
         while not self.is_stopping:
             if (now := find_change(copies.DESIRED)) != seen:
-                seen, desired = now, copies.read_desired() or desired
+                seen, desired = now, copies.read_desired(copies.DESIRED) or desired
             for model in self.models:
                 is_free = not any(other.loading for other in self.models)
                 model.step(desired.models.get(model.choice.name) if desired else None, is_free)

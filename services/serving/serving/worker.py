@@ -13,8 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import httptools  # noqa: F401  (what uvicorn would import; here before the processes are made: see workers.py)
-import skops.io  # noqa: F401
 import sklearn.linear_model  # noqa: F401
+import skops.io  # noqa: F401
 import uvicorn
 import uvloop  # noqa: F401
 
@@ -37,11 +37,19 @@ def set_oom_score(score: int) -> None:
     Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
+def read_own_memory() -> int:
+    """Return how many bytes of writable memory of its own this process has asked for."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmData:")) * 1024
+
+
 def run(order: Order, outcome: Connection) -> None:
     """Serve a version until SIGTERM; say over `outcome` whether that can be, {"fault": ...}, "" for yes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_oom_score(OOM_LOADING)
-    resource.setrlimit(resource.RLIMIT_DATA, (order.memory, order.memory))
+    # (of writable memory: what Python and MLflow have by now is not the model's)
+    limit = read_own_memory() + order.memory
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"  # as MLflow's own scoring server does
     try:
