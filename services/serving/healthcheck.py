@@ -1,4 +1,4 @@
-"""Docker's health check: the supervisor lives, and each version that it names answers. Run with `python -IS` (20 ms)."""
+"""Docker's health check: the supervisor lives, and each version that it names answers. Run with `python -IS`."""
 
 import json
 import socket

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import mlflow
 import numpy as np
@@ -102,7 +102,7 @@ class Served:
 
 @dataclass
 class Load:
-    """Clients that ask for one prediction after the other, each on a connection that it keeps, as long as it is entered.
+    """Clients that ask for one prediction after the other, each on a connection that it keeps, while it is entered.
 
     Attributes:
         answers: how often each (status, version, prediction) came; what went wrong otherwise stands at the status.
@@ -116,7 +116,7 @@ class Load:
     _stopped: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
-    def __enter__(self) -> Load:
+    def __enter__(self) -> Self:
         self._threads = [threading.Thread(target=self.run) for _ in range(self.clients)]
         for thread in self._threads:
             thread.start()

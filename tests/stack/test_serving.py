@@ -160,18 +160,21 @@ def test_a_model_that_is_not_in_the_list_is_not_there(first: Served) -> None:
     assert "STACK_SERVE" in answer.json()["message"]
 
 
+def move(served: Served, load: Load, version: str) -> float:
+    """Move the alias; return after how many seconds the first answer of that version came."""
+    load.first.pop(version, None)
+    moved = time.monotonic()
+    served.promote(version)
+    wait_until(lambda: version in load.first, f"version {version} answers", 15)
+    return load.first[version] - moved
+
+
 def test_alias_moves_lose_no_request(first: Served, expected: dict[str, list[float]], soak: bool) -> None:
     taken = []
     right = {version: json.dumps({"predictions": values[:1]}) for version, values in expected.items()}
     with Load(first) as load:
         for number in range(20 if soak else 4):
-            version = "21"[number % 2]
-            load.first.pop(version, None)
-            moved = time.monotonic()
-            first.promote(version)
-            wait_until(lambda v=version: v in load.first and load.first[v] > moved, f"version {version} answers", 15)  # type: ignore[misc]
-            wait_until(lambda v=version: first.is_served(v), f"version {version} is served", 15)  # type: ignore[misc]
-            taken.append(load.first[version] - moved)
+            taken.append(move(first, load, "21"[number % 2]))
             time.sleep(1)
     assert set(load.answers) == {(200, version, right[version]) for version in "12"}
     assert sum(load.answers.values()) > 200

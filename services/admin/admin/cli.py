@@ -41,7 +41,8 @@ def show_status() -> None:
     services, version = status.read_services(described), gateway.ask_version(chosen)
     models, trouble = status.read_models(described)
     status.print_table(services, version, chosen.url, models, trouble)
-    if version is None or not all(part.is_well for part in (*services, *models)):
+    is_well = all(service.is_well for service in services) and all(model.is_well for model in models)
+    if version is None or not is_well:
         raise typer.Exit(1)
 
 

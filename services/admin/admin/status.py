@@ -108,7 +108,8 @@ def read_services(text: str) -> list[Service]:
 
 def read_models(text: str) -> tuple[list[Model], str]:
     """Return the served models in the same stream, and what is in the way of finding new versions."""
-    state = next((value for value in read_json_values(text) if "models" in value), {"models": [], "trouble": ""})
+    nothing: dict[str, Any] = {"models": [], "trouble": ""}
+    state = next((value for value in read_json_values(text) if "models" in value), nothing)
     fields = ("name", "wanted", "served", "state", "reason")
     return [Model(**{name: value[name] for name in fields}) for value in state["models"]], state["trouble"]
 

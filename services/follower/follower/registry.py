@@ -23,6 +23,9 @@ PIECE = 1024 * 1024
 NO = {400, 403, 404}
 
 
+ROOT = PurePosixPath()
+
+
 class AwayError(Exception):
     """The registry can't be asked at the moment; the message says why."""
 
@@ -122,7 +125,7 @@ class Registry:
         found, content = self.ask_json(f"{API}/runs/get", run_id=run)
         return f"{content['run']['info']['artifact_uri']}/{path}" if found else place
 
-    def list_files(self, root: str, folder: PurePosixPath = PurePosixPath()) -> Iterator[tuple[PurePosixPath, int]]:
+    def list_files(self, root: str, folder: PurePosixPath = ROOT) -> Iterator[tuple[PurePosixPath, int]]:
         """Yield (path, size) of all files below a place, by name. Raises FetchError, AwayError."""
         place = f"{root}/{folder}" if folder.parts else root
         found, content = self.ask_json(ARTIFACTS, path=place)

@@ -115,10 +115,9 @@ class StackApp:
         elif reason := self.closed.find_reason(scope["path"]):
             await drain(receive)
             await respond(send, 404, {"error_code": "ENDPOINT_NOT_FOUND", "message": reason})
-        elif scope["path"].startswith(UPLOAD_PATH):
-            await respond(send, *await self.find_upload(scope))
-        elif scope["path"].startswith(SERVE_PATH):
-            await respond(send, *await self.find_use(scope))
+        elif scope["path"].startswith((UPLOAD_PATH, SERVE_PATH)):
+            find = self.find_upload if scope["path"].startswith(UPLOAD_PATH) else self.find_use
+            await respond(send, *await find(scope))
         else:
             await self.mlflow_app(read_head(scope), receive, send)
 

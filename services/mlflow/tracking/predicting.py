@@ -8,8 +8,8 @@ from mlflow.server import auth, handlers
 
 from tracking.identity import Account
 
-# The gateway believes a granted right for two seconds, and, while it can't ask, for a minute more: a restart of this server
-# ends no prediction. (It would take a stale right for any answer of 403, 404 or 5xx too, so a refusal is none of these.)
+# The gateway believes a granted right for two seconds, and, while it can't ask, for a minute more: a restart of this
+# server ends no prediction. (403 and 404 may count as failures to ask for nginx, so a refusal is neither.)
 GRANTED = {"cache-control": "max-age=2, stale-if-error=60"}
 REFUSED_HEADER = "x-stack-refused"
 

@@ -26,7 +26,7 @@ DESCRIPTIONS = {
     VIEWER: "Reads every experiment, run, artifact and model; changes nothing.",
     EDITOR: "Creates experiments, logs runs and artifacts, registers models; does not promote.",
     PROMOTER: "An editor who may also set stages and protected aliases.",
-    SERVING: "Reads registered models and the artifacts that they are made of: the stack's own account that fetches them.",
+    SERVING: "Reads registered models and their artifacts: the stack's own account that fetches what is served.",
     DISABLED: "Whoever has this role can not log in.",
 }
 EXPIRY_DESCRIPTION = "Whoever has this role can not log in from that moment on."

@@ -1,4 +1,4 @@
-"""`python -m serving`: the container's program. (It is imported again in each worker.)"""
+"""`python -m serving`: the container's program, which each worker imports again."""
 
 import sys
 

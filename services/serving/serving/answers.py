@@ -1,8 +1,8 @@
 """From the body of a request to the body of an answer.
 
-MLflow's own scoring code answers whatever there is. Rows of plain numbers for a scikit-learn model, which are most requests,
-go a short way: the same DataFrame without the checks that they can't fail. Whatever is odd about a request, and every error,
-goes MLflow's way, so that its words are the same (tests/unit/test_serving_answers.py compares the two).
+MLflow's own scoring code answers whatever there is. Rows of plain numbers for a scikit-learn model, which are most
+requests, go a short way: the same DataFrame without the checks that they can't fail. Whatever is odd about a request,
+and every error, goes MLflow's way, so that its words are the same (tests/unit/test_serving_answers.py compares them).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RequestError(Exception):
 
 
 class TooManyRowsError(MlflowException):
-    """A request with more rows than one may have. (MLflow's code lets its own exceptions through, and no others.)"""
+    """A request with more rows than one may have; MLflow's code lets its own exceptions through, and no others."""
 
 
 class LimitedModel:
@@ -77,7 +77,7 @@ def describe_rows(found: int, limit: int) -> str:
 
 
 def find_error(error: MlflowException) -> str:
-    """Return the line of the model's own error, "" if there is none: what follows the last indented line of a traceback."""
+    """Return the line of the model's own error, "" if there is none: it follows a traceback's last indented line."""
     lines: list[str] = error.json_kwargs.get("stack_trace", "").splitlines()
     indented = [number for number, line in enumerate(lines) if line.startswith(" ")]
     return lines[indented[-1] + 1] if indented and indented[-1] + 1 < len(lines) else ""
@@ -127,28 +127,29 @@ class Answerer:
 
     def answer_shortly(self, request: object) -> str | None:
         """Return the answer's JSON, None if this is not for the short way. Raises RequestError for too many rows."""
-        found = read_numbers(request, self.columns) if self.columns else None
-        if found is None:
+        columns = self.columns
+        found = read_numbers(request, columns) if columns else None
+        if not columns or found is None:
             return None
         if len(found[0]) > self.rows:
             raise RequestError(TOO_LARGE, "REQUEST_LIMIT_EXCEEDED", describe_rows(len(found[0]), self.rows))
         try:
-            predictions = self._predict(self.make_frame(found))
+            predictions = self._predict(make_frame(found, columns, self._index))
             return json.dumps({"predictions": predictions.tolist()}) if isinstance(predictions, np.ndarray) else None
         except MemoryError:
             raise
         except Exception:  # noqa: BLE001  (whatever a model raises: MLflow's way says it in MLflow's words)
             return None
 
-    def make_frame(self, values: list[list[float]]) -> pd.DataFrame:
-        """Return the DataFrame that MLflow makes of these columns, to the layout in memory: sums depend on it."""
-        assert self.columns is not None  # noqa: S101
-        types = [kind.to_numpy() for _, kind in self.columns]
-        if len(set(types)) == 1:
-            return pd.DataFrame(np.array(values, types[0]).T, columns=self._index, copy=False)
-        return pd.DataFrame(
-            {name: np.array(column, kind) for (name, _), column, kind in zip(self.columns, values, types, strict=True)}
-        )
+
+def make_frame(values: list[list[float]], columns: list[tuple[str, DataType]], index: pd.Index) -> pd.DataFrame:
+    """Return the DataFrame that MLflow makes of these columns, to the layout in memory: sums depend on it."""
+    types = [kind.to_numpy() for _, kind in columns]
+    if len(set(types)) == 1:
+        return pd.DataFrame(np.array(values, types[0]).T, columns=index, copy=False)
+    return pd.DataFrame(
+        {name: np.array(column, kind) for (name, _), column, kind in zip(columns, values, types, strict=True)}
+    )
 
 
 def find_columns(model: PyFuncModel) -> list[tuple[str, DataType]] | None:

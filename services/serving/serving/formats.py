@@ -1,7 +1,7 @@
 """Which models may be loaded: those that are data, unless the operator opens the rest (STACK_SERVE_PICKLE=on).
 
-MLflow's own switch (MLFLOW_ALLOW_PICKLE_DESERIALIZATION) is no help here: since the list of types that skops may make stands
-in the model itself, MLflow refuses skops with pickle or neither. So the list is looked at here, and then both are allowed.
+MLflow's own switch (MLFLOW_ALLOW_PICKLE_DESERIALIZATION) is no help here: since the list of types that skops may make
+stands in the model itself, MLflow refuses both skops and pickle, or neither. So the list is looked at here.
 """
 
 from __future__ import annotations

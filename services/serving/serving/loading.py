@@ -56,7 +56,7 @@ def load(order: Order) -> Answerer:
         raise LoadError(describe_memory(order)) from None
     except ModuleNotFoundError as error:
         raise LoadError(f"it needs the Python module {error.name!r}, which the image of serving has not") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever a model raises)
         raise LoadError(f"it can't be loaded: {explain(error)}") from None
     try_example(answerer, folder, order)
     if order.former:
@@ -76,7 +76,7 @@ def read_example(folder: Path) -> bytes | None:
 
 
 def try_example(answerer: Answerer, folder: Path, order: Order) -> None:
-    """Predict the version's own example, both ways: only what gives MLflow's answer goes the short way. Raises LoadError."""
+    """Predict the version's own example both ways: what differs from MLflow's may not go ours. Raises LoadError."""
     body = read_example(folder)
     if body is None:
         answerer.is_slow = True  # how long a prediction takes is not known
@@ -106,6 +106,6 @@ def try_former(answerer: Answerer, order: Order) -> None:
     except RequestError as error:
         former = copies.find_version(order.former)
         raise LoadError(
-            f"it does not take what the served version {former} takes: {error.reason[:MAX_REASON]}: to serve it all the "
-            "same, delete the alias, wait until no version is served, and set it again"
+            f"it does not take what the served version {former} takes: {error.reason[:MAX_REASON]}: to serve it all "
+            "the same, delete the alias, wait until no version is served, and set it again"
         ) from None

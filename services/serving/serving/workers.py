@@ -1,7 +1,7 @@
 """Processes of versions, as the supervisor sees them.
 
-They are forked from a process that has imported MLflow and scikit-learn (multiprocessing's fork server): a version is there
-in a fraction of the time, and all share that memory. The supervisor itself imports none of it.
+They are forked from a process that has imported MLflow and scikit-learn (multiprocessing's fork server): a version is
+there in a fraction of the time, and all share that memory. The supervisor itself imports none of it.
 """
 
 from __future__ import annotations
