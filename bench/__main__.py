@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import client, effort, gateway, guesses, load, settings, stacks, transfers
+from bench import client, effort, gateway, guesses, load, serving, settings, stacks, transfers
 from bench.latency import Sample
 from bench.report import Machine, Report, Server
 
@@ -95,6 +95,7 @@ class Subject(StrEnum):
 
     LOGIN = "login"
     ARTIFACTS = "artifacts"
+    SERVING = "serving"
 
 
 def main(
@@ -119,11 +120,22 @@ def main(
             carried.plot(place.scratch / "artifacts.svg")
             print(carried.to_text())
             figures |= carried.to_data()
+        if subject in (None, Subject.SERVING):
+            say("Asking a served model")
+            predicted = serving.measure(place, servers, chosen, machine)
+            print(predicted.to_text())
+            figures |= predicted.to_data()
         if subject in (None, Subject.LOGIN):
             report = measure_login(servers, chosen, place, machine)
             print(report.to_text())
             figures |= report.to_data()
-    except (load.LoadError, gateway.TemplateError, guesses.GuessError, transfers.TransferError) as error:
+    except (
+        serving.ServingError,
+        load.LoadError,
+        gateway.TemplateError,
+        guesses.GuessError,
+        transfers.TransferError,
+    ) as error:
         sys.exit(f"bench: {error}")
     (place.scratch / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import time
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from bench.latency import Sample
@@ -13,6 +14,23 @@ from bench.latency import Sample
 QUESTION = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 TIMEOUT_SECONDS = 60
 Login = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked: a path, and what is posted there, if anything."""
+
+    path: str = QUESTION
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """HTTP's."""
+        return "POST" if self.body else "GET"
+
+
+EXPERIMENT = Question()
 
 
 def make_header(login: Login) -> str:
@@ -30,23 +48,26 @@ def connect(url: str, source: str = "") -> http.client.HTTPConnection:
     return connection
 
 
-def ask(connection: http.client.HTTPConnection, authorization: str) -> tuple[int, float]:
-    """Ask the question once. Returns the status and the milliseconds until the answer was there."""
+def ask(
+    connection: http.client.HTTPConnection, authorization: str, question: Question = EXPERIMENT
+) -> tuple[int, float]:
+    """Ask a question once. Returns the status and the milliseconds until the answer was there."""
     start = time.perf_counter()
-    connection.request("GET", QUESTION, headers={"Authorization": authorization})
+    headers = {"Authorization": authorization, **question.headers}
+    connection.request(question.method, question.path, question.body or None, headers)
     answer = connection.getresponse()
     answer.read()
     return answer.status, (time.perf_counter() - start) * 1000
 
 
-def measure(url: str, login: Login, seconds: float) -> Sample:
+def measure(url: str, login: Login, seconds: float, question: Question = EXPERIMENT) -> Sample:
     """Ask one question after the other for a while."""
     sample = Sample()
     authorization = make_header(login)
     connection = connect(url)
     start = time.perf_counter()
     while (now := time.perf_counter()) < start + seconds:
-        status, milliseconds = ask(connection, authorization)
+        status, milliseconds = ask(connection, authorization, question)
         sample.milliseconds.append(milliseconds)
         sample.statuses[status] += 1
     sample.seconds = max(now - start, seconds)

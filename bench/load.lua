@@ -3,6 +3,11 @@ function init(args)
     local file = assert(io.open(args[1]))
     wrk.headers["Authorization"] = file:read("*l")
     file:close()
+    if args[2] then
+        file = assert(io.open(args[2]))
+        wrk.method, wrk.body, wrk.headers["Content-Type"] = "POST", file:read("*a"), args[3]
+        file:close()
+    end
 end
 
 function done(summary, latency, requests)

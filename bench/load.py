@@ -6,7 +6,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from bench.client import QUESTION, TIMEOUT_SECONDS, Login, make_header
+from bench.client import EXPERIMENT, TIMEOUT_SECONDS, Login, Question, make_header
 from bench.latency import Summary
 
 CLIENTS = 8
@@ -16,13 +16,17 @@ class LoadError(Exception):
     """Not every request was answered well, so that the figures would mean nothing."""
 
 
-def measure(url: str, login: Login, seconds: int, scratch: Path) -> Summary:
+def measure(url: str, login: Login, seconds: int, scratch: Path, question: Question = EXPERIMENT) -> Summary:
     """Ask with all clients for a while. Raises LoadError."""
     header = scratch / "authorization"
     header.touch(mode=0o600)
     header.write_text(make_header(login) + "\n")
     command = ["wrk", "-t1", f"-c{CLIENTS}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
-    command += ["-s", str(Path(__file__).with_name("load.lua")), url + QUESTION, "--", str(header)]
+    command += ["-s", str(Path(__file__).with_name("load.lua")), url + question.path, "--", str(header)]
+    if question.body:
+        body = scratch / "body"
+        body.write_text(question.body)
+        command += [str(body), question.headers["Content-Type"]]
     try:
         result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 120)
     finally:

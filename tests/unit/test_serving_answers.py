@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,7 +203,7 @@ def test_a_form_that_mlflow_does_not_know_is_refused_with_its_status(pair: tuple
 def test_more_rows_than_allowed_are_refused_either_way(pair: tuple[Answerer, Theirs], kind: str) -> None:
     ours, _ = pair
     request = {"dataframe_split": {"columns": NAMES, "data": [[1, 2, 3]] * 1001}}
-    ways = [lambda: ours.answer_by_mlflow(json.dumps(request).encode(), JSON)]
+    ways: list[Callable[[], str]] = [lambda: ours.answer_by_mlflow(json.dumps(request).encode(), JSON)]
     if kind == "doubles":
         ways.append(lambda: str(ours.answer_shortly(request)))
     for way in ways:
