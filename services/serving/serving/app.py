@@ -36,6 +36,13 @@ class ModelApp:
         self.counts = Counts(name, version)
         self.headers = [(b"x-model-name", name.encode()), (b"x-model-version", version.encode())]
         self.threads = ThreadPoolExecutor(THREADS, "predict")
+        self.is_leaving = False
+
+    def leave(self) -> None:
+        """Have each connection end with its next answer: the next version gets what comes after it."""
+        if not self.is_leaving:
+            self.is_leaving = True
+            self.headers.append((b"connection", b"close"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of the gateway."""

@@ -63,11 +63,13 @@ def run(order: Order, outcome: Connection) -> None:
     os.umask(0o007)
     listener.bind(order.socket)
     listener.listen(1024)
+    app = ModelApp(answerer, order.name, order.version)
+    signal.signal(signal.SIGUSR1, lambda *_: app.leave())
     set_oom_score(OOM_SERVING)
     outcome.send_bytes(json.dumps({"fault": ""}).encode())
     outcome.close()
     config = uvicorn.Config(
-        ModelApp(answerer, order.name, order.version),
+        app,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -77,6 +79,7 @@ def run(order: Order, outcome: Connection) -> None:
         log_level="warning",
         server_header=False,
         date_header=False,
+        timeout_keep_alive=60,  # the gateway ends idle connections sooner, so that none is cut when it sends something
         timeout_graceful_shutdown=65,
     )
     uvicorn.Server(config).run(sockets=[listener])

@@ -6,6 +6,7 @@ there in a fraction of the time, and all share that memory. The supervisor itsel
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from serving.order import Order
 
 LOAD_SECONDS = 120.0
-# Between the swap and the old worker's end: whatever was on its way to its socket has arrived by then.
-DRAIN_SECONDS = 3.0
+# Between the swap and the old worker's end: whatever was on its way to its socket has arrived by then, and the gateway has
+# ended its idle connections (nginx/gateway: keepalive_timeout 2s).
+DRAIN_SECONDS = 4.0
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["serving.worker"])
 
@@ -92,18 +94,25 @@ class Worker:
 
     def retire(self) -> None:
         """Have it end once nothing is on its way to it any more; what it has begun it finishes."""
+        self.send(signal.SIGUSR1)
         self.stop_at = time.monotonic() + DRAIN_SECONDS
 
     def terminate(self) -> None:
         """Tell it to finish what it has begun."""
-        if self.is_alive() and self.process.pid:
-            os.kill(self.process.pid, signal.SIGTERM)
+        self.send(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it now."""
-        if self.is_alive() and self.process.pid:
-            os.kill(self.process.pid, signal.SIGKILL)
+        if self.send(signal.SIGKILL):
             self.process.join(5)
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send a signal, if there is anybody to get it."""
+        if not (self.is_alive() and self.process.pid):
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, number)
+        return True
 
     def clear(self) -> None:
         """Remove what it leaves."""
