@@ -28,8 +28,8 @@ NUMBERS: dict[DataType, tuple[type, ...]] = {
     DataType.integer: (int,),
 }
 TOO_LARGE = 413
-# Estimators that make an array of a DataFrame before they do anything else: they get the array, which takes a quarter of
-# the time. (A pipeline may choose its columns by name.)
+# Estimators that make an array of a DataFrame before they do anything else: they get the array, which takes a quarter
+# of the time. (A pipeline may choose its columns by name.)
 ARRAY_MODULES = tuple(
     f"sklearn.{name}." for name in ("linear_model", "ensemble", "tree", "svm", "neighbors", "neural_network")
 )

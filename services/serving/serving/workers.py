@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from serving.order import Order
 
 LOAD_SECONDS = 120.0
-# Between the swap and the old worker's end: whatever was on its way to its socket has arrived by then, and the gateway has
-# ended its idle connections (nginx/gateway: keepalive_timeout 2s).
+# Between the swap and the old worker's end: whatever was on its way to its socket has arrived by then, and the gateway
+# has ended its idle connections (nginx/gateway: keepalive_timeout 2s).
 DRAIN_SECONDS = 4.0
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["serving.worker"])
