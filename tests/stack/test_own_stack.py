@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 
@@ -101,12 +102,18 @@ def test_rotated_secrets_work_and_the_old_ones_do_not(plain: Deployment) -> None
     wait_until(lambda: plain.is_served(after), "the new password is let in")
     listed = plain.ask("/api/2.0/mlflow/users/list", after).json()["users"]
     held = {user["username"]: {role["name"] for role in user["roles"]} for user in listed}
-    assert held == {"admin": {"viewer"}, "trainer": {"promoter"}}
+    assert held == {"admin": {"viewer"}, "trainer": {"promoter"}, "serving": {"serving"}}
     assert {user["username"] for user in listed if user["is_admin"]} == {"admin"}
     assert plain.ask(PROBE, before).status_code == 401
     with_new = plain.ask("/api/2.0/mlflow/runs/search", after, "POST", json={"experiment_ids": ["1"]}).json()
     assert with_new == with_old
     plain.check("train", "--alpha", "0.3")
+
+    def follows() -> bool:
+        said = json.loads(plain.compose("exec", "-T", "follower", "cat", "/models/desired.json"))
+        return bool(said["trouble"] == "" and all(model["copy"] for model in said["models"].values()))
+
+    wait_until(follows, "the account that fetches models has its new password")
 
 
 def test_two_migrations_at_once_do_not_race(plain: Deployment) -> None:
@@ -162,7 +169,7 @@ def test_a_removed_account_stays_removed_and_an_unfinished_store_is_finished(pla
     made = plain.ask(f"{users}/create", admin, "POST", json={"username": other[0], "password": other[1]})
     assert made.ok, made.text
     assert plain.ask(f"{users}/update-admin", admin, "PATCH", json={"username": other[0], "is_admin": True}).ok
-    for name in ("admin", "trainer"):
+    for name in ("admin", "trainer", "serving"):
         assert plain.ask(f"{users}/delete", other, "DELETE", json={"username": name}).ok
     migrate_and_restart(other)
     assert [user["username"] for user in plain.ask(f"{users}/list", other).json()["users"]] == ["second"]
@@ -172,7 +179,7 @@ def test_a_removed_account_stays_removed_and_an_unfinished_store_is_finished(pla
     plain.compose("exec", "-T", "postgres", "psql", "-q", "-d", "auth", "-c", "update users set is_admin = false")
     migrate_and_restart(admin)
     found = {user["username"]: user["is_admin"] for user in plain.ask(f"{users}/list", admin).json()["users"]}
-    assert found == {"second": False, "trainer": False, "admin": True}
+    assert found == {"second": False, "trainer": False, "serving": False, "admin": True}
 
 
 def test_what_a_killed_server_had_spooled_is_removed(plain: Deployment) -> None:

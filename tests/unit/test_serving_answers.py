@@ -146,6 +146,7 @@ BAD: list[tuple[str, object]] = [
     ("nothing", {"dataframe_records": records([[None, 3.5, 9.0]])}),
     ("rows of other lengths", {"dataframe_split": {"columns": NAMES, "data": [[1.0, 2.0, 3.0], [1.0]]}}),
     ("column twice", {"dataframe_split": {"columns": ["pH", "pH", "alcohol"], "data": [[1.0, 2.0, 3.0]]}}),
+    ("column twice beside all", {"dataframe_split": {"columns": [*NAMES, "pH"], "data": [[1.0, 2.0, 3.0, 4.0]]}}),
     ("row without a column", {"dataframe_records": [*records(ROWS), {"pH": 1.0}]}),
     ("no rows", {"dataframe_split": {"columns": NAMES, "data": []}}),
     ("two forms", {"dataframe_records": records(ROWS), "inputs": records(ROWS)}),
@@ -216,7 +217,7 @@ def test_more_rows_than_allowed_are_refused_either_way(pair: tuple[Answerer, The
 def test_the_reason_names_the_column(pair: tuple[Answerer, Theirs]) -> None:
     ours, _ = pair
     for request, words in (
-        ({"dataframe_records": records([[1.0, 2.0]], NAMES[:2])}, "missing inputs ['alcohol']"),
+        ({"dataframe_records": records([[1.0, 2.0]], NAMES[:2])}, "^Model is missing inputs ['alcohol']"),
         ({"dataframe_records": records([["abc", 1, 1]])}, "Failed to convert column fixed acidity"),
     ):
         with pytest.raises(RequestError, match=words.replace("[", r"\[")) as caught:
