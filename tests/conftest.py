@@ -8,6 +8,7 @@ import pytest
 LONGEST = [
     "test_own_stack.py",
     "test_gc.py",
+    "test_serving.py",
     "test_tls.py",
     "test_artifact_faults.py",
     "test_external_store.py",
