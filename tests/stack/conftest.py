@@ -22,17 +22,25 @@ WINE = "Wine_Elasticnet_Sklearn_Regressor"
 SERVED = "Served_By_Tests"  # a model that the shared stack serves as soon as it has a version with the alias
 
 
-@pytest.fixture(scope="session")
-def make_deployment() -> Iterator[Callable[..., Deployment]]:
-    """Return a function that prepares one more checkout; what it made is destroyed at the end."""
-    # Tests run in two processes, each with stacks of its own.
+def prepare_deployment(suffix: str, **settings: str) -> Deployment:
+    """Return one more checkout. Tests run in two processes, each with stacks of its own."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     name, scratch = f"{os.environ['STACK_TEST_NAME']}-{worker}", Path(os.environ["STACK_TEST_SCRATCH"]) / worker
+    deployment = Deployment(f"{name}-{suffix}", scratch / suffix)
+    deployment.prepare(**settings)
+    return deployment
+
+
+@pytest.fixture(scope="module")
+def make_deployment() -> Iterator[Callable[..., Deployment]]:
+    """Return a function that prepares one more checkout, which serves no models unless told to.
+
+    What it made is destroyed at the end of the file: an idle stack takes time from those that are tested.
+    """
     made: list[Deployment] = []
 
     def make(suffix: str, **settings: str) -> Deployment:
-        deployment = Deployment(f"{name}-{suffix}", scratch / suffix)
-        deployment.prepare(**settings)
+        deployment = prepare_deployment(suffix, **{"STACK_SERVE": "off", **settings})
         made.append(deployment)
         return deployment
 
@@ -42,11 +50,12 @@ def make_deployment() -> Iterator[Callable[..., Deployment]]:
 
 
 @pytest.fixture(scope="session")
-def stack(make_deployment: Callable[..., Deployment]) -> Deployment:
+def stack() -> Iterator[Deployment]:
     """The stack that most tests use, made as a user makes it."""
-    deployment = make_deployment("main", STACK_SERVE=f"{WINE}@1,{SERVED}")
+    deployment = prepare_deployment("main", STACK_SERVE=f"{WINE}@1,{SERVED}")
     deployment.check("up", timeout=900)
-    return deployment
+    yield deployment
+    deployment.destroy()
 
 
 @pytest.fixture(scope="session")
