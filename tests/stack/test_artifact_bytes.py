@@ -243,6 +243,26 @@ def test_put_and_get_say_what_http_says(stack: Deployment, admin: Login, folder:
         assert name in got.headers["Content-Disposition"]
 
 
+def test_head_and_get_at_once_are_not_mixed_up(stack: Deployment, admin: Login, folder: str) -> None:
+    """The gateway sends the next request on a connection of its own as soon as a HEAD's answer begins."""
+    url = f"{stack.url}{ARTIFACTS}{folder}/at-once.txt"
+    assert requests.put(url, data=b"content", auth=admin, timeout=30).ok
+
+    def ask_in_turn(_client: int) -> set[tuple[int, bytes]]:
+        with requests.Session() as session:
+            session.auth = admin
+            answers = [
+                session.request(method, url, headers=headers, timeout=30)
+                for _ in range(25)
+                for method, headers in (("GET", {}), ("HEAD", {}), ("GET", {"Range": "bytes=0-3"}))
+            ]
+        return {(answer.status_code, answer.content) for answer in answers}
+
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(ask_in_turn, range(8)):
+            assert found == {(200, b"content"), (200, b""), (206, b"cont")}
+
+
 def test_a_body_of_unknown_length_is_stored_whole(stack: Deployment, admin: Login, folder: str) -> None:
     for number, size in enumerate((0, 1, 5 * MIB - 1, 5 * MIB, 8 * MIB + 1, 30 * MIB + 3)):
         path = f"{ARTIFACTS}{folder}/{number}.bin"

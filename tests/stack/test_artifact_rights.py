@@ -70,6 +70,7 @@ def test_no_right_to_an_experiment_is_none_to_its_files(
     assert {attempt: status for attempt, status in found.items() if status != 403} == {}
     assert stack.ask(f"{ARTIFACTS}{folder}/kept.txt", admin).text == SECRET
     assert "kept.txt" in list_names(stack, admin, folder)
+    assert stack.ask(f"{ARTIFACTS}{folder}/kept.txt", admin, "DELETE").ok
 
 
 @pytest.mark.parametrize("place", PLACES)
