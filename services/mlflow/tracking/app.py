@@ -177,8 +177,8 @@ def read_head(scope: Scope) -> Scope:
     MLflow has rights for GET only, and so lets none but administrators ask for a HEAD. (The server sends no body: its
     own scope is as it was.)
     """
-    # Set for every request: one that comes on a kept connection before the answer to a HEAD is whole is begun by uvicorn
-    # from within the HEAD's own context.
+    # Set for every request: one that comes on a kept connection before the answer to a HEAD is whole is begun by
+    # uvicorn from within the HEAD's own context.
     is_head = scope["method"] == "HEAD"
     artifacts.is_head.set(is_head)
     return {**scope, "method": "GET"} if is_head else scope
