@@ -99,6 +99,8 @@ ENTRYPOINT ["gunicorn", "--config", "/app/gunicorn.conf.py", "tracking.app:creat
 # The same code and settings as the server whose databases it upgrades.
 FROM mlflow AS migrate
 COPY --chmod=0755 services/migrate/ /app/
+# What the log of predictions is called stands once, beside the server that writes it.
+COPY --chmod=0755 services/serving/serving/__init__.py services/serving/serving/batches.py /app/serving/
 USER migrate
 ENTRYPOINT ["python", "migrate.py"]
 
@@ -121,16 +123,17 @@ ENTRYPOINT ["python", "-m", "artifacts"]
 
 FROM app AS serving
 COPY --chmod=0755 services/serving/ /app/
-RUN python -m compileall -q /app && install -d -o serving -g serving -m 0750 /run/serving
+RUN python -m compileall -q /app && install -d -o serving -g serving -m 0750 /run/serving \
+    && install -d -o serving -g serving -m 0770 /predictions
 USER serving
 ENTRYPOINT ["python", "-m", "serving"]
 
 FROM app AS follower
 COPY --chmod=0755 services/follower/ /app/
-# How a copy of a model lies on the disk stands once, beside the server that reads it.
-COPY --chmod=0755 services/serving/serving/__init__.py services/serving/serving/copies.py /app/serving/
+# How copies of models and the log of predictions lie on the disk stands once, beside the server that has them.
+COPY --chmod=0755 services/serving/serving/__init__.py services/serving/serving/copies.py services/serving/serving/batches.py /app/serving/
 RUN python -m compileall -q /app && install -d -o serving -g serving -m 0750 /run/serving \
-    && install -d -o follower -g follower -m 0755 /models
+    && install -d -o serving -g serving -m 0770 /predictions && install -d -o follower -g follower -m 0755 /models
 USER follower
 ENTRYPOINT ["python", "-m", "follower"]
 
@@ -151,6 +154,8 @@ CMD ["bootstrap"]
 # Which rows are held out, and how the gateway is reached, stands once, in the trainer.
 FROM app AS lifecycle
 COPY --chmod=0755 trainer/ services/lifecycle/ /app/
+COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
+COPY --chmod=0755 services/serving/serving/__init__.py services/serving/serving/batches.py /app/serving/
 RUN python -m compileall -q /app
 # The stack's administrator, whose login it uses when the caller has none.
 USER admin

@@ -23,6 +23,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import OperationalError
 
+from serving import batches
 from tracking import roles, settings
 
 LOCK = 0x6D6C666C6F77  # any number; "mlflow" in ASCII
@@ -177,6 +178,57 @@ def make_accounts(engine: sqlalchemy.Engine, reset_passwords: bool) -> None:
                     give_role(session, name)
 
 
+FIND_LOG = sqlalchemy.text("SELECT experiment_id FROM experiments WHERE name = :name")
+FIND_LOG_GRANT = sqlalchemy.text("""
+    SELECT EXISTS (SELECT FROM role_permissions AS held JOIN roles ON roles.id = held.role_id
+    WHERE roles.workspace = :workspace AND roles.name = :role AND held.resource_type = 'experiment'
+    AND held.resource_pattern = :experiment)
+""")
+
+
+def find_log(tracking: sqlalchemy.Engine) -> str | None:
+    """Return the id of the experiment that served predictions are logged in."""
+    with tracking.connect() as connection:
+        found = connection.execute(FIND_LOG, {"name": batches.EXPERIMENT}).scalar()
+    return None if found is None else str(found)
+
+
+def has_log(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
+    """Return whether the place for the log is there, without MLflow, whose import takes seconds."""
+    experiment = find_log(tracking)
+    asked = {"workspace": roles.WORKSPACE, "role": roles.SERVING, "experiment": experiment}
+    with auth.connect() as connection:
+        return experiment is not None and bool(connection.execute(FIND_LOG_GRANT, asked).scalar())
+
+
+def make_log(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> None:
+    """Make the experiment that served predictions are logged in; the account `serving` may write there, and only there.
+
+    A grant of this one experiment that is there already is an operator's to change.
+    """
+    from mlflow.server.auth.db.models import SqlRole, SqlRolePermission
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore as TrackingStore
+
+    with lock_database(tracking):
+        experiment = find_log(tracking)
+        if experiment is None:
+            store = TrackingStore(str(tracking.url), settings.ARTIFACT_ROOT)
+            experiment = str(store.create_experiment(batches.EXPERIMENT))
+        users = SqlAlchemyStore()
+        users.init_db(str(auth.url))
+        with users.ManagedSessionMaker(read_only=False) as session:
+            role = session.query(SqlRole).filter_by(workspace=roles.WORKSPACE, name=roles.SERVING).one_or_none()
+            if role is None:
+                raise settings.SettingsError(
+                    f"the role {roles.SERVING!r} was removed, and STACK_PREDICTION_LOG is 'on': make it again on "
+                    "MLflow's page, or set STACK_PREDICTION_LOG=off"
+                )
+            grant = {"role_id": role.id, "resource_type": "experiment", "resource_pattern": experiment}
+            if not session.query(SqlRolePermission).filter_by(**grant).count():
+                session.add(SqlRolePermission(**grant, permission="EDIT"))
+
+
 def main(
     reset_passwords: Annotated[
         bool, typer.Option(help="set the accounts' passwords to those in the secret files")
@@ -195,6 +247,8 @@ def main(
             upgrade_tracking(tracking)
             upgrade_auth(auth)
             make_accounts(auth, reset_passwords)
+        if chosen.log and not has_log(tracking, auth):
+            make_log(tracking, auth)
     except settings.SettingsError as error:
         sys.exit("\n".join(f"migrate: {line}" for line in str(error).splitlines()))
     except OperationalError as error:

@@ -84,7 +84,7 @@ def make_copy(place: Path, name: str, **options: Any) -> Path:
 
 
 def make_order(copy: str, *, pickle: bool = False) -> Order:
-    return Order("M", copies.find_version(copy), copy, "", pickle, 2**29, "512m", 100, "/tmp/x")
+    return Order("M", copies.find_version(copy), copy, "", pickle, 2**29, "512m", 100, "/tmp/x", log=False, sample=1.0)
 
 
 def test_a_good_copy_is_loaded_and_has_predicted_its_example(place: Path) -> None:
@@ -146,6 +146,8 @@ CHOSEN = {
     "STACK_SERVE_PICKLE": "off",
     "STACK_SERVE_MODEL_MEMORY": "512m",
     "STACK_SERVE_ROWS": "10",
+    "STACK_PREDICTION_LOG": "on",
+    "STACK_PREDICTION_SAMPLE": "0.05",
 }
 
 
@@ -159,6 +161,7 @@ def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = choose(monkeypatch)
     assert chosen.choices == (copies.Choice("Wine", ""), copies.Choice("Other", "3"))
     assert (chosen.memory, chosen.rows, chosen.pickle) == (512 * 1024**2, 10, False)
+    assert (chosen.log, chosen.sample) == (True, 0.05)
     assert choose(monkeypatch, STACK_SERVE="off").choices == ()
 
 
@@ -167,6 +170,12 @@ def test_every_unfit_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         choose(monkeypatch, **dict.fromkeys(CHOSEN, "a/b"))
     for name in CHOSEN:
         assert f"{name} is 'a/b'" in str(caught.value)
+
+
+@pytest.mark.parametrize("sample", ["0", "0.0", "1.5", "-1", "1e-3", ""])
+def test_a_share_is_above_0_and_up_to_1(monkeypatch: pytest.MonkeyPatch, sample: str) -> None:
+    with pytest.raises(SettingsError, match="STACK_PREDICTION_SAMPLE is "):
+        choose(monkeypatch, STACK_PREDICTION_SAMPLE=sample)
 
 
 def test_a_copys_name_says_its_version() -> None:

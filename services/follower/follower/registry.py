@@ -62,12 +62,16 @@ class Registry:
             raise AwayError(f"the login of the account serving can't be read: {error}") from None
 
     def ask(self, path: str, /, **fields: str) -> requests.Response:
+        """Return the answer to a question. Raises AwayError."""
+        return self.send("GET", path, params=fields)
+
+    def send(self, method: str, path: str, **options: Any) -> requests.Response:
         """Return the answer, whatever it is of 200 and NO; its body has not been read yet. Raises AwayError."""
         if self.session.auth is None:
             self.log_in()
         try:
-            answer = self.session.get(
-                self.gateway + path, params=fields, timeout=SECONDS, allow_redirects=False, stream=True
+            answer = self.session.request(
+                method, self.gateway + path, timeout=SECONDS, allow_redirects=False, stream=True, **options
             )
         except requests.RequestException as error:
             raise AwayError(f"the gateway does not answer ({type(error).__name__})") from None
@@ -81,7 +85,15 @@ class Registry:
 
     def ask_json(self, path: str, /, **fields: str) -> tuple[bool, dict[str, Any]]:
         """Return whether the answer is good, and its content. Raises AwayError."""
-        answer = self.ask(path, **fields)
+        return self.read_json(path, self.ask(path, **fields))
+
+    def post_json(self, path: str, content: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Return whether the answer to such a request is good, and its content. Raises AwayError."""
+        return self.read_json(path, self.send("POST", path, json=content))
+
+    @staticmethod
+    def read_json(path: str, answer: requests.Response) -> tuple[bool, dict[str, Any]]:
+        """Return whether an answer is good, and its content. Raises AwayError."""
         try:
             content = answer.json()
         except (requests.RequestException, ValueError):

@@ -20,22 +20,28 @@ class Settings:
     Attributes:
         gateway: URL of the gateway inside the stack.
         choices: the models that are to be served.
+        log: whether predictions are logged.
     """
 
     gateway: str
     choices: tuple[copies.Choice, ...]
+    log: bool
 
 
 def load() -> Settings:
     """Return the settings; end with a line for each that is missing."""
     faults = [
         f"follower: {name} is not set: docker-compose.yml sets it"
-        for name in ("MLFLOW_TRACKING_URI", "STACK_SERVE")
+        for name in ("MLFLOW_TRACKING_URI", "STACK_SERVE", "STACK_PREDICTION_LOG")
         if not os.environ.get(name)
     ]
     if faults:
         sys.exit("\n".join(faults))
-    return Settings(os.environ["MLFLOW_TRACKING_URI"], tuple(copies.read_choices(os.environ["STACK_SERVE"])))
+    return Settings(
+        os.environ["MLFLOW_TRACKING_URI"],
+        tuple(copies.read_choices(os.environ["STACK_SERVE"])),
+        os.environ["STACK_PREDICTION_LOG"] == "on",
+    )
 
 
 def read_login() -> tuple[str, str]:

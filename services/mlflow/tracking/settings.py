@@ -18,6 +18,7 @@ from tracking import closed, store
 # What STACK_OPEN takes; "jobs" is opened by STACK_JOBS.
 SWITCHES = [name for name in closed.FEATURES if name != "jobs"]
 SECRETS = Path("/run/secrets")
+ARTIFACT_ROOT = "mlflow-artifacts:/"
 MAX_WORKERS = 16
 MAX_URL_SECONDS = 300  # a URL outlives its user's account
 # (the last two are mlflow.prompt.constants' placeholders)
@@ -49,6 +50,7 @@ class Settings:
         url_seconds: how long a URL of an artifact is good for a client.
         jobs: whether MLflow's job runners (scorers, trace archival) run beside the server.
         opened: features of MLflow that are open though the stack doesn't use them (tracking/closed.py).
+        log: whether served predictions are logged (`migrate` makes the place for it).
     """
 
     database_uri: str
@@ -61,6 +63,7 @@ class Settings:
     url_seconds: int
     jobs: bool
     opened: frozenset[str]
+    log: bool = False
 
 
 def load() -> Settings:
@@ -107,6 +110,7 @@ def load() -> Settings:
         url_seconds=int(url_seconds),
         jobs=jobs == "on",
         opened=frozenset(opened | ({"jobs"} if jobs == "on" else set())),
+        log=os.environ.get("STACK_PREDICTION_LOG") == "on",
     )
 
 
@@ -197,7 +201,7 @@ def apply(settings: Settings) -> None:
             "_MLFLOW_AUTH_ADMIN_BOOTSTRAPPED": "true",
             # What `mlflow server` hands to its workers (mlflow/server/constants.py, mlflow/server/__init__.py).
             "_MLFLOW_SERVER_FILE_STORE": settings.database_uri,
-            "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+            "_MLFLOW_SERVER_ARTIFACT_ROOT": ARTIFACT_ROOT,
             "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"s3://{settings.store.bucket}",
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
             "_MLFLOW_SGI_NAME": "uvicorn",

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
+from mlflow.models.utils import _enforce_schema
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.types import DataType
 
+JSON = "application/json"
 SHORT_LOADER = "mlflow.sklearn"
 # Python's types that are a column's without a conversion that could fail or lose anything.
 NUMBERS: dict[DataType, tuple[type, ...]] = {
@@ -67,6 +69,19 @@ class LimitedModel:
         if (found := count_rows(data)) > self._rows:
             raise TooManyRowsError(describe_rows(found, self._rows))
         return self._model.predict(data, params=params)
+
+
+class SeeingModel:
+    """A model that predicts nothing, and keeps what MLflow's scoring code has made of a request."""
+
+    def __init__(self, model: PyFuncModel) -> None:
+        self.metadata = model.metadata
+        self.data: Any = None
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
+        """Keep the data."""
+        self.data = data
+        return []
 
 
 def count_rows(data: Any) -> int:
@@ -133,6 +148,12 @@ class Answerer:
         if answer.status != 200:  # noqa: PLR2004
             raise RequestError(answer.status, "INVALID_PARAMETER_VALUE", answer.response)
         return str(answer.response)
+
+    def read_data(self, body: bytes, content_type: str) -> Any:
+        """Return what a model with a signature is given for this body. Raises MlflowException."""
+        seeing = SeeingModel(self.model)
+        scoring_server.invocations(body, content_type, seeing, self.schema)
+        return _enforce_schema(seeing.data, self.schema)
 
     def answer_shortly(self, request: object) -> str | None:
         """Return the answer's JSON, None if this is not for the short way. Raises RequestError for too many rows."""

@@ -6,14 +6,18 @@ import asyncio
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from mlflow.version import VERSION
 from starlette.types import Receive, Scope, Send
 
-from serving.answers import Answerer, RequestError
+from serving.answers import JSON, Answerer, RequestError
 from serving.counts import Counts
-from serving.loading import JSON
 
+if TYPE_CHECKING:  # (it takes memory, and most stacks have no log)
+    from serving.log import Log
+
+OK = 200
 INLINE_BYTES = 16 * 1024  # a larger request takes long enough to be worth a thread
 THREADS = 2
 MAX_WAITING = 32  # that are predicted or wait for it; more are told to come again
@@ -28,11 +32,17 @@ def refuse(status: int, code: str, message: str) -> Answer:
     return status, JSON, json.dumps({"error_code": code, "message": message})
 
 
+def read_header(scope: Scope, wanted: bytes) -> str:
+    """Return a header of the request, "" if there is none."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
+
+
 class ModelApp:
     """Answers for one version of a model."""
 
-    def __init__(self, answerer: Answerer, name: str, version: str) -> None:
+    def __init__(self, answerer: Answerer, name: str, version: str, log: Log | None = None) -> None:
         self.answerer = answerer
+        self.log = log
         self.counts = Counts(name, version)
         self.headers = [(b"x-model-name", name.encode()), (b"x-model-version", version.encode())]
         self.threads = ThreadPoolExecutor(THREADS, "predict")
@@ -46,6 +56,9 @@ class ModelApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request of the gateway."""
+        if scope["type"] == "lifespan":
+            await self.live(receive, send)
+            return
         body = bytearray()
         more = True
         while more:
@@ -62,6 +75,17 @@ class ModelApp:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
+    async def live(self, receive: Receive, send: Send) -> None:
+        """Have the log written from the beginning to the end of the server, after its last answer."""
+        await receive()
+        if self.log:
+            self.log.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if self.log:
+            await asyncio.to_thread(self.log.end)
+        await send({"type": "lifespan.shutdown.complete"})
+
     async def answer(self, scope: Scope, body: bytes) -> Answer:
         """Return the answer to one question."""
         path = scope["path"]
@@ -69,14 +93,17 @@ class ModelApp:
             return refuse(405, "BAD_REQUEST", f"{path} takes {QUESTIONS.get(path, 'no request')}")
         if path == "/invocations":
             started = time.perf_counter()
-            kind = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"content-type"), "")
+            kind = read_header(scope, b"content-type")
             result = await self.predict(body, kind)
-            self.counts.add(result[0], time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.counts.add(result[0], seconds)
+            if self.log and result[0] == OK:
+                self.log.add(read_header(scope, b"x-request-id"), body, kind, result[2], seconds)
             return result
         if path == "/version":
             return 200, JSON, VERSION
         if path == "/metrics":
-            return 200, TEXT, self.counts.render()
+            return 200, TEXT, self.counts.render() + (self.log.render(self.counts.labels) if self.log else "")
         return 200, JSON, "\n"
 
     async def predict(self, body: bytes, content_type: str) -> Answer:

@@ -37,9 +37,14 @@ class Counts:
             if seconds <= limit:
                 self.buckets[place] += 1
 
+    @property
+    def labels(self) -> str:
+        """What every line has."""
+        return f'model="{self.model}",version="{self.version}"'
+
     def render(self) -> str:
         """Return all of it."""
-        labels = f'model="{self.model}",version="{self.version}"'
+        labels = self.labels
         total = sum(self.statuses.values())
         lines = ["# TYPE serving_requests_total counter"]
         lines += [

@@ -12,12 +12,11 @@ import yaml
 from mlflow import pyfunc
 
 from serving import copies, formats
-from serving.answers import Answerer, RequestError
+from serving.answers import JSON, Answerer, RequestError
 from serving.order import Order
 
 MAX_REASON = 400
 EXAMPLE = "serving_input_example.json"
-JSON = "application/json"
 SLOW_SECONDS = 0.005  # a prediction that takes longer has the others wait in a queue, not before the door
 
 

@@ -21,6 +21,8 @@ class Order:
         memory_text: the same as the operator wrote it.
         rows: the most rows of one request.
         socket: where to listen.
+        log: whether predictions are logged.
+        sample: of which share of their rows.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Order:
     memory_text: str
     rows: int
     socket: str
+    log: bool
+    sample: float
 
 
 def make_order(name: str, copy: str, former: str, settings: Settings, socket: str) -> Order:
@@ -46,4 +50,6 @@ def make_order(name: str, copy: str, former: str, settings: Settings, socket: st
         memory_text=settings.memory_text,
         rows=settings.rows,
         socket=socket,
+        log=settings.log,
+        sample=settings.sample,
     )

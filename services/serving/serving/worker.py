@@ -11,6 +11,7 @@ import socket
 import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httptools  # noqa: F401  (what uvicorn would import; here before the processes are made: see workers.py)
 import sklearn.linear_model  # noqa: F401
@@ -18,9 +19,14 @@ import skops.io  # noqa: F401
 import uvicorn
 import uvloop  # noqa: F401
 
+from serving import batches
+from serving.answers import Answerer
 from serving.app import ModelApp
 from serving.loading import LoadError, load
 from serving.order import Order
+
+if TYPE_CHECKING:
+    from serving.log import Log
 
 # The first that ends when memory is short is a version that nobody uses yet; the last is the one that watches all.
 OOM_LOADING, OOM_SERVING = 1000, 500
@@ -43,12 +49,29 @@ def read_own_memory() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmData:")) * 1024
 
 
+def prepare_log() -> int:
+    """Import what writes the log; return how much memory it may have beside the model."""
+    from serving import log
+
+    return log.MEMORY
+
+
+def make_log(answerer: Answerer, order: Order) -> Log | None:
+    """Return the log of this version, None if none is wanted."""
+    if not order.log:
+        return None
+    from serving.log import Log
+
+    return Log(answerer, order.name, order.version, order.sample, batches.FOLDER)
+
+
 def run(order: Order, outcome: Connection) -> None:
     """Serve a version until SIGTERM; say over `outcome` whether that can be, {"fault": ...}, "" for yes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     set_oom_score(OOM_LOADING)
     # (of writable memory: what Python and MLflow have by now is not the model's)
-    limit = read_own_memory() + order.memory
+    memory = order.memory + (prepare_log() if order.log else 0)
+    limit = read_own_memory() + memory
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"  # as MLflow's own scoring server does
@@ -63,7 +86,7 @@ def run(order: Order, outcome: Connection) -> None:
     os.umask(0o007)
     listener.bind(order.socket)
     listener.listen(1024)
-    app = ModelApp(answerer, order.name, order.version)
+    app = ModelApp(answerer, order.name, order.version, make_log(answerer, order))
     signal.signal(signal.SIGUSR1, lambda *_: app.leave())
     set_oom_score(OOM_SERVING)
     outcome.send_bytes(json.dumps({"fault": ""}).encode())
@@ -73,7 +96,7 @@ def run(order: Order, outcome: Connection) -> None:
         loop="uvloop",
         http="httptools",
         ws="none",
-        lifespan="off",
+        lifespan="on",
         interface="asgi3",
         access_log=False,
         log_level="warning",
