@@ -174,6 +174,32 @@ def predict(  # noqa: PLR0913, PLR0917 - each is an option
         )
 
 
+@app.command()
+def drift(
+    model: Model,
+    since: Annotated[str, typer.Option(help="From when on: 2h, 7d, 2026-11-25.")] = "7d",
+    reference: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet file to compare with.", show_default="the training data")
+    ] = None,
+    limit: Annotated[float, typer.Option(min=0, help="A column whose PSI is above it has drifted.")] = 0.2,
+) -> None:
+    """Compare the logged inputs of the version in Production with its training data; exit 3 if a column has drifted."""
+    drifted: list[str] = []
+    with _edge(model) as client:
+        from admin import moments
+        from admin.faults import FaultError
+        from lifecycle import drift as comparing
+
+        try:
+            moment = moments.read_since(since)
+        except FaultError as error:
+            raise TrainerError(str(error)) from None
+        order = comparing.Order(model, moment, reference, limit)
+        drifted = comparing.examine(client, order, _tell, settings.read_terminal().columns)
+    if drifted:
+        _exit(REFUSED, f"drifted: {model}: the PSI of {', '.join(drifted)} is above {limit:g}")
+
+
 def _tell(line: str) -> None:
     typer.echo(line)
 

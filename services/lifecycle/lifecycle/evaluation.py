@@ -78,7 +78,7 @@ def find_held_out(
     )
 
 
-def read_file(path: Path, shown: str, target: str) -> HeldOut:
+def read_table(path: Path, shown: str) -> pd.DataFrame:
     """Read a CSV or Parquet file. Raises TrainerError."""
     try:
         if path.suffix.lower() in {".parquet", ".pq"}:
@@ -89,10 +89,16 @@ def read_file(path: Path, shown: str, target: str) -> HeldOut:
             frame = pd.read_csv(path, sep=separator)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise TrainerError(f"{shown} can't be read ({first_line(error)}): give a CSV or Parquet file") from None
-    if target not in frame.columns:
-        raise TrainerError(f"{shown} has no column {target!r}, it has {', '.join(frame.columns)}: name one by --target")
     if frame.empty:
         raise TrainerError(f"{shown} has no rows: give rows to compare on")
+    return frame
+
+
+def read_file(path: Path, shown: str, target: str) -> HeldOut:
+    """Read a file of rows with a target. Raises TrainerError."""
+    frame = read_table(path, shown)
+    if target not in frame.columns:
+        raise TrainerError(f"{shown} has no column {target!r}, it has {', '.join(frame.columns)}: name one by --target")
     if (gone := frame[target].isna()).any():
         raise TrainerError(f"{shown}, row {int(gone.to_numpy().argmax()) + 1}, column {target!r}: the value is missing")
     return HeldOut(frame, target, shown)
