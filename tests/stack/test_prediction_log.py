@@ -98,6 +98,7 @@ def logged(stack: Deployment, admin: Login, tmp_path_factory: pytest.TempPathFac
 
 def test_by_default_nothing_is_written(logged: Logged) -> None:
     stack = logged.served.stack
+    logged.wait()
     part = logged.rows.head(3)
     assert logged.served.ask({"dataframe_split": {"columns": list(part.columns), "data": part.to_numpy().tolist()}}).ok
     assert "serving_log" not in logged.served.ask(question="metrics").text
