@@ -7,72 +7,29 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import quote
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
-from selenium.webdriver.chrome.options import Options
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from stack.deployment import Deployment
+from stack.walk import PAGES, WAIT_SECONDS, Browser, find_subject, log_in, open_browser, open_page, see, walk
 
 Login = tuple[str, str]
-FLAGS = (
-    "headless=new",
-    "no-sandbox",  # the tests run as root in a container of their own
-    "disable-gpu",
-    "disable-quic",
-    "no-first-run",
-    "disable-background-networking",
-    "disable-component-update",
-    "disable-sync",
-    "disable-dev-shm-usage",
-    "window-size=1500,1000",
-)
-WAIT_SECONDS = 30
-# The icon is asked for by the page of the login, which is no page of MLflow's; the others are closed by the stack
-# (tracking/closed.py), and MLflow's pages do without them.
-NOT_THERE = ("/favicon.ico", "/mlflow/assistant/", "/mlflow/gateway-proxy?")
-MODEL = "Wine_Elasticnet_Sklearn_Regressor"
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = Options()
-    options.binary_location = "/usr/bin/chromium"
-    for flag in (*FLAGS, f"user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
-    yield driver
-    driver.quit()
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    with open_browser(tmp_path / "profile") as opened:
+        yield opened
 
 
-def log_in(browser: webdriver.Chrome, stack: Deployment, login: Login) -> None:
-    browser.get(stack.url.replace("http://", f"http://{login[0]}:{login[1]}@") + "/version")
-    browser.get(stack.url + "/")
-
-
-def see(browser: webdriver.Chrome, *texts: str) -> None:
-    """Wait until the page shows all texts."""
-    for text in texts:
-        WebDriverWait(browser, WAIT_SECONDS).until(
-            expected_conditions.text_to_be_present_in_element((By.TAG_NAME, "body"), text), f"not on the page: {text}"
-        )
-
-
-def open_page(browser: webdriver.Chrome, stack: Deployment, fragment: str) -> None:
-    browser.get(f"{stack.url}/#{fragment}")
-
-
-def make_grid(client: MlflowClient) -> tuple[str, list[str]]:
-    """Make four runs over two params, as a contour plot needs them. Returns the experiment's and the runs' ids."""
+def make_grid(client: MlflowClient) -> list[str]:
+    """Make four runs over two params, as a contour plot needs them. Returns their ids."""
     experiment = client.create_experiment("Compared")
     runs = []
     for alpha, l1_ratio, rmse in ((0.1, 0.1, 0.71), (0.1, 0.9, 0.75), (0.9, 0.1, 0.77), (0.9, 0.9, 0.82)):
@@ -82,87 +39,21 @@ def make_grid(client: MlflowClient) -> tuple[str, list[str]]:
         client.log_metric(run, "rmse", rmse)
         client.set_terminated(run)
         runs.append(run)
-    return experiment, runs
+    return runs
 
 
-def test_without_a_login_the_browser_shows_nothing_of_mlflow(browser: webdriver.Chrome, stack: Deployment) -> None:
+def test_without_a_login_the_browser_shows_nothing_of_mlflow(browser: Browser, stack: Deployment) -> None:
     browser.get(stack.url + "/")
     assert "MLflow" not in browser.title
     assert "root" not in browser.page_source
 
 
-def walk(browser: webdriver.Chrome, stack: Deployment, experiment: str, run: str, compared: str) -> None:
-    """See every page that the article shows; `compared` is the query of the comparison."""
-    open_page(browser, stack, "/experiments")
-    see(browser, "Wine Regression", "Default")
-
-    open_page(browser, stack, f"/experiments/{experiment}/runs")
-    see(browser, "Sk_Elasticnet")
-
-    open_page(browser, stack, f"/experiments/{experiment}/runs/{run}")
-    see(browser, "rmse", "0.79316", "alpha", "Analytics Principal", "winequality-red", MODEL, "Created by", "Source")
-
-    open_page(browser, stack, f"/experiments/{experiment}/runs/{run}/artifacts/plots/residuals.png")
-    see(browser, "coefficients.png", "plots/residuals.png")
-    WebDriverWait(browser, WAIT_SECONDS).until(
-        lambda driver: driver.execute_script(
-            "return [...document.images].some(i => i.complete && i.naturalWidth > 400 && i.naturalHeight > 300)"
-        ),
-        "the plot is not shown",
-    )
-    open_page(browser, stack, f"/experiments/{experiment}/runs/{run}/artifacts/code/model.py")
-    browser.refresh()  # the page reads the path to open once
-    see(browser, "ElasticNet")
-
-    open_page(browser, stack, f"/compare-runs?{compared}")
-    see(browser, "Comparing 4 Runs from 1 Experiment", "Parallel Coordinates Plot")
-    for tab in ("Scatter Plot", "Contour Plot", "Parallel Coordinates Plot"):
-        browser.find_element(By.XPATH, f"//*[@role='tab'][contains(., '{tab}')]").click()
-        WebDriverWait(browser, WAIT_SECONDS).until(
-            lambda driver: any(
-                plot.is_displayed()
-                for plot in driver.find_elements(By.CSS_SELECTOR, ".js-plotly-plot, .parcoords, svg.main-svg")
-            ),
-            f"{tab} is not drawn",
-        )
-
-    open_page(browser, stack, f"/models/{MODEL}")
-    see(browser, MODEL, "Version 1", "Version 2", "production")
-
-
-def find_failed_loads(messages: list[str]) -> list[str]:
-    """Return what didn't load: that the gateway could have broken. Notices of MLflow's scripts are not ours."""
-    return [
-        text
-        for text in messages
-        if ("Failed to load resource" in text and not any(path in text for path in NOT_THERE))
-        or "Content Security Policy" in text
-    ]
-
-
 def test_the_browser_shows_runs_comparison_artifacts_and_registry(
-    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient
+    browser: Browser, stack: Deployment, admin: Login, client: MlflowClient
 ) -> None:
-    experiment = client.get_experiment_by_name("Wine Regression").experiment_id
-    run = client.get_model_version(MODEL, "1").run_id
-    grid, compared = make_grid(client)
-    query = f"runs={quote(json.dumps(compared))}&experiments={quote(json.dumps([grid]))}"
-    log_in(browser, stack, admin)
-    see(browser, "admin")
-    for _ in range(4):
-        failure: TimeoutException | None = None
-        try:
-            walk(browser, stack, experiment, run, query)
-        except TimeoutException as error:
-            failure = error
-        messages = [entry["message"] for entry in browser.get_log("browser")]
-        failed = find_failed_loads(messages)
-        # Chromium drops requests when the machine's networks change, as they do while other tests start a stack.
-        if not any("ERR_NETWORK_CHANGED" in text for text in failed):
-            break
-    assert failed == []
-    if failure:
-        raise failure
+    subject = find_subject(client, stack.url, admin[0], make_grid(client))
+    log_in(browser, stack.url, admin)
+    assert list(walk(browser, subject)) == list(PAGES)
 
 
 # What a script of somebody else's tries: to read, and to change by each way that a browser has. `found` tells the test.
@@ -211,7 +102,7 @@ def foreign_page(stack: Deployment, request: pytest.FixtureRequest) -> Iterator[
         server.shutdown()
 
 
-def wait_for_attack(browser: webdriver.Chrome) -> dict[str, str]:
+def wait_for_attack(browser: Browser) -> dict[str, str]:
     """Return what the script found."""
     WebDriverWait(browser, WAIT_SECONDS).until(lambda driver: driver.find_elements(By.ID, "tried"), "no end of it")
     found: dict[str, str] = json.loads(browser.find_element(By.ID, "tried").get_attribute("textContent") or "")
@@ -223,9 +114,9 @@ def names_with(client: MlflowClient, mark: str) -> list[str]:
 
 
 def test_a_foreign_page_can_neither_read_nor_change_with_a_logged_in_browser(
-    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient, foreign_page: str
+    browser: Browser, stack: Deployment, admin: Login, client: MlflowClient, foreign_page: str
 ) -> None:
-    log_in(browser, stack, admin)
+    log_in(browser, stack.url, admin)
     see(browser, "admin")
     # The same script in a page of ours reads and changes: what it tries is possible.
     mark = f"own {foreign_page}"
@@ -269,7 +160,7 @@ print(URLSafeSerializer(key, salt="artifact url").dumps(["get_object", parameter
 
 @pytest.mark.parametrize("kind", ["html", "svg"])
 def test_an_uploaded_page_opened_by_its_address_runs_no_script(
-    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient, kind: str
+    browser: Browser, stack: Deployment, admin: Login, client: MlflowClient, kind: str
 ) -> None:
     script = "document.documentElement.setAttribute('ran', window.origin)"
     page = {
@@ -277,7 +168,7 @@ def test_an_uploaded_page_opened_by_its_address_runs_no_script(
         "svg": f'<svg xmlns="http://www.w3.org/2000/svg"><text y="20">uploaded</text><script>{script}</script></svg>',
     }[kind]
     run = log_page(page, f"page.{kind}")
-    log_in(browser, stack, admin)
+    log_in(browser, stack.url, admin)
     path = f"0/{run}/artifacts/page.{kind}"
     token = stack.compose("exec", "-T", "mlflow", "python", "-c", SIGN.format(key=path)).strip()
     browser.get(f"{stack.url}/signed/{token}")
@@ -300,13 +191,13 @@ def test_an_uploaded_page_opened_by_its_address_runs_no_script(
 
 
 def test_the_pages_show_an_uploaded_page_in_a_frame_without_our_origin(
-    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient
+    browser: Browser, stack: Deployment, admin: Login, client: MlflowClient
 ) -> None:
     """Charts are such pages: their inline scripts run, where they reach nothing of ours."""
     attack = ATTACK % {"base": stack.url, "mark": "framed"}
     run = log_page(f"<html><body><script>{attack}</script></body></html>", "chart.html")
-    log_in(browser, stack, admin)
-    open_page(browser, stack, f"/experiments/0/runs/{run}/artifacts/chart.html")
+    log_in(browser, stack.url, admin)
+    open_page(browser, stack.url, f"/experiments/0/runs/{run}/artifacts/chart.html")
     browser.refresh()
     WebDriverWait(browser, WAIT_SECONDS).until(
         expected_conditions.frame_to_be_available_and_switch_to_it((By.CSS_SELECTOR, "iframe.mlflow-html-iframe"))
@@ -318,17 +209,17 @@ def test_the_pages_show_an_uploaded_page_in_a_frame_without_our_origin(
 
 
 def test_an_uploaded_picture_with_a_script_is_shown_as_a_picture(
-    browser: webdriver.Chrome, stack: Deployment, admin: Login, client: MlflowClient
+    browser: Browser, stack: Deployment, admin: Login, client: MlflowClient
 ) -> None:
     picture = (
         '<svg xmlns="http://www.w3.org/2000/svg" width="640" height="480"><rect width="640" height="480"/>'
         "<script>document.title = 'ran'</script></svg>"
     )
     run = log_page(picture, "picture.svg")
-    log_in(browser, stack, admin)
+    log_in(browser, stack.url, admin)
     shown = "return [...document.images].some(i => i.complete && i.naturalWidth === 640)"
     for _ in range(3):  # Chromium drops requests when the machine's networks change
-        open_page(browser, stack, f"/experiments/0/runs/{run}/artifacts/picture.svg")
+        open_page(browser, stack.url, f"/experiments/0/runs/{run}/artifacts/picture.svg")
         browser.refresh()
         try:
             WebDriverWait(browser, WAIT_SECONDS).until(lambda driver: driver.execute_script(shown))

@@ -43,7 +43,10 @@ def test_the_command_explains_itself(other: Deployment, arguments: tuple[str, ..
         assert f"\n  {command} " in output or f"\n  {command}[" in output or f"\n  {command}  " in output
 
 
-@pytest.mark.parametrize("arguments", [("bogus",), ("up", "--bogus"), ("train", "--data")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("bogus",), ("up", "--bogus"), ("train", "--data"), ("screenshots", "--bogus"), ("screenshots", "--to")],
+)
 def test_a_wrong_command_is_a_usage_error(stack: Deployment, arguments: tuple[str, ...]) -> None:
     result = stack.run(*arguments)
     assert result.returncode == 2
