@@ -32,10 +32,8 @@ SOURCES = {f"code/{path.name}" for path in WINE.glob("*.py")}
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)  # where a store without a server puts its artifacts
-    handler = signal.getsignal(signal.SIGTERM)
     with open_store(tmp_path) as uri:
         yield uri
-    signal.signal(signal.SIGTERM, handler)
 
 
 def run(*arguments: str) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,10 +31,8 @@ with mlflow.start_run():
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
     with open_store(tmp_path) as uri:
         yield uri
-    signal.signal(signal.SIGTERM, handler)
 
 
 @pytest.fixture

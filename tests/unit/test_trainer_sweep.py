@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -27,12 +26,10 @@ FAST = ["--model", "Ridge", "--trials", "4", "--folds", "2"]
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.chdir(tmp_path)
-    handler = signal.getsignal(signal.SIGTERM)
     (tmp_path / "sweeps").mkdir()
     monkeypatch.setenv("STACK_SWEEPS", str(tmp_path / "sweeps"))
     with open_store(tmp_path) as uri:
         yield uri
-    signal.signal(signal.SIGTERM, handler)
 
 
 def run(step: str, *arguments: str) -> Result:

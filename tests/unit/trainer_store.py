@@ -6,6 +6,7 @@ import atexit
 import functools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from wine.settings import tame_libraries
 @contextmanager
 def open_store(folder: Path) -> Iterator[str]:
     """Yield the tracking URI of an empty store; it and what the trainer sets besides is undone at the end."""
-    before = dict(os.environ)
+    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
     tame_libraries()
     import mlflow
 
@@ -25,6 +26,7 @@ def open_store(folder: Path) -> Iterator[str]:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     yield os.environ["MLFLOW_TRACKING_URI"]
     mlflow.set_tracking_uri(None)
+    signal.signal(signal.SIGTERM, handler)
     os.environ.clear()
     os.environ.update(before)
 

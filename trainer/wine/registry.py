@@ -70,7 +70,7 @@ def find_candidate(client: MlflowClient, params: dict[str, float], digest: str) 
     """Return a version whose run finished with these params on the data of this digest."""
     wanted = ("FINISHED", {key: str(value) for key, value in params.items()}, [digest])
     for version in list_versions(client):
-        run = _find_run(client, version)
+        run = find_run(client, version)
         if run and wanted == (run.info.status, run.data.params, _list_digests(run)) and "rmse" in run.data.metrics:
             return Candidate(str(version.version), run.data.metrics["rmse"])
     return None
@@ -102,7 +102,8 @@ def _create_model(client: MlflowClient, name: str = MODEL) -> None:
             raise
 
 
-def _find_run(client: MlflowClient, version: ModelVersion) -> Run | None:
+def find_run(client: MlflowClient, version: ModelVersion) -> Run | None:
+    """Return the run of a version, None if it has none that this account may see: purged, or another user's."""
     if not version.run_id:
         return None
     try:
@@ -110,7 +111,7 @@ def _find_run(client: MlflowClient, version: ModelVersion) -> Run | None:
     except MlflowException as error:
         if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"}:
             raise
-        return None  # purged, or another user's
+        return None
 
 
 def _list_digests(run: Run) -> list[str]:

@@ -14,7 +14,6 @@ import mlflow
 import pandas as pd
 import pyarrow as pa
 from mlflow import MlflowClient
-from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.models.evaluation import EvaluationResult
 from mlflow.pyfunc import PyFuncModel
@@ -24,6 +23,7 @@ from lifecycle.refusals import Refused
 from lifecycle.schema import Column, check_names, conform
 from wine import data as wines
 from wine.errors import TrainerError
+from wine.registry import find_run
 
 WINE_TARGET = "quality"
 LATENCY_ROUNDS = 50
@@ -111,18 +111,6 @@ def find_seed(client: MlflowClient, version: Any, digest: str) -> int | None:
         return None
     seed = run.data.params.get("seed", "")
     return int(seed) if seed.isdigit() else None
-
-
-def find_run(client: MlflowClient, version: Any) -> Run | None:
-    """Return the run of a version, None if it has none that this account may see."""
-    if not version.run_id:
-        return None
-    try:
-        return client.get_run(version.run_id)
-    except MlflowException as error:
-        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"}:
-            raise
-        return None
 
 
 def find_kind(model: PyFuncModel, held_out: HeldOut) -> str:

@@ -17,6 +17,7 @@ from mlflow.utils.credentials import read_mlflow_creds
 from lifecycle import evaluation, gate, metrics, models, registry
 from lifecycle.refusals import Refused
 from wine.errors import TrainerError
+from wine.registry import find_run
 from wine.tracking import find_experiment
 
 EXPERIMENT = "Promotions"
@@ -58,7 +59,7 @@ def find_best(client: MlflowClient, name: str, metric: str) -> tuple[int, float]
     more, plain = metrics.is_more_better(metric), metric.partition(":")[0]
     found: list[tuple[float, int, float]] = []
     for number, version in registry.read_model(client, name).versions.items():
-        run = evaluation.find_run(client, version)
+        run = find_run(client, version)
         value = run.data.metrics.get(plain, math.nan) if run else math.nan
         if math.isfinite(value):
             found.append((value if more else -value, number, value))
