@@ -52,7 +52,9 @@ class Way:
 def make_raw_way(endpoint: str, bucket: str) -> Way:
     """Return boto3's own transfers, as its users get them, with the store's keys: the limit of what can be had."""
     os.environ["AWS_SHARED_CREDENTIALS_FILE"] = "/run/secrets/aws_credentials"
-    config = Config(signature_version="s3v4", s3={"addressing_style": "path"}, max_pool_connections=10)
+    # (boto3's own number: a part that the store refused once is no reason to end a run of a quarter of an hour)
+    retries = {"mode": "standard", "total_max_attempts": 5}
+    config = Config(signature_version="s3v4", s3={"addressing_style": "path"}, max_pool_connections=10, retries=retries)
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", config=config)
     transfer = TransferConfig()
 

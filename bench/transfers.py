@@ -188,7 +188,8 @@ def carry(settings: Settings, servers: Servers, order: dict[str, Any]) -> Iterab
             print(f"    {way} {direction} {name_size(size)}: {seconds:.3f} s", file=sys.stderr, flush=True)
             yield way, direction, size, seconds
     if process.returncode:
-        raise TransferError(f"bench.carrier ended with {process.returncode}, see above")
+        print(servers.deployment.compose("logs", "--no-color", "--tail", "40", "objectstore"), file=sys.stderr)
+        raise TransferError(f"bench.carrier ended with {process.returncode}: above what it and the store said")
 
 
 def measure(settings: Settings, servers: Servers, effort: Effort, machine: Machine) -> Carried:
