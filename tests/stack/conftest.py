@@ -15,6 +15,7 @@ from stack.accounts import PASSWORD, assign
 from stack.deployment import Deployment
 from stack.external import External, make_external
 from stack.intruders import Intruders, make_intruders
+from stack.tool import Tool
 from stack.transfers import Place
 
 Login = tuple[str, str]
@@ -56,6 +57,14 @@ def stack() -> Iterator[Deployment]:
     deployment.check("up", timeout=900)
     yield deployment
     deployment.destroy()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_tool_stays() -> Iterator[None]:
+    """At a file's end its tools' containers end: the next is not to find them among the stack's own."""
+    yield
+    while Tool.started:
+        Tool.started.pop().close()
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -223,24 +224,38 @@ def ask_all(
     """Yield (method, path, {role: answer}) for every route."""
     world.make_users()
     world.make()
-    reading = [route for route in routes if route[0] == "GET"]
+    own = threading.local()
 
     def ask(route: tuple[str, str]) -> Answers:
         return {role: world.request(*route, logins[role]) for role in ROLES}
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        for route, answers in zip(reading, pool.map(ask, reading), strict=True):
-            yield *route, answers
-    for method, path in sorted(set(routes) - set(reading)):
+    def ask_and_make_again(route: tuple[str, str]) -> Answers:
+        """What one thread destroys, another does not ask about."""
+        if not hasattr(own, "world"):
+            own.world = World(world.stack, world.admin)
+            own.world.make_users()
+            own.world.make()
         answers = {}
         for role in ROLES:
-            answers[role] = world.request(method, path, logins[role])
-            if not is_refused(answers[role]) and DESTRUCTIVE.search(f"{method} {path}"):
-                if "/users/" in path or "/roles/" in path:
-                    world.make_users()
+            answers[role] = own.world.request(*route, logins[role])
+            if not is_refused(answers[role]):
+                if "/users/" in route[1] or "/roles/" in route[1]:
+                    own.world.make_users()
                 else:
-                    world.make()
-        yield method, path, answers
+                    own.world.make()
+        return answers
+
+    def is_destructive(route: tuple[str, str]) -> bool:
+        return route[0] != "GET" and bool(DESTRUCTIVE.search(" ".join(route)))
+
+    # What only reads comes first.
+    ordered = sorted(set(routes), key=lambda route: (route[0] != "GET", route))
+    destructive = [route for route in ordered if is_destructive(route)]
+    harmless = [route for route in ordered if not is_destructive(route)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for some, way in ((harmless, ask), (destructive, ask_and_make_again)):
+            for route, answers in zip(some, pool.map(way, some), strict=True):
+                yield *route, answers
 
 
 def find_needs(answers: Answers) -> str:

@@ -18,10 +18,11 @@ s3, name = bucket.client, bucket.name
 """
 
 
-def run_in_tool(stack: Deployment, script: str, *arguments: str, timeout: float = 120) -> str:
+def run_in_tool(stack: Deployment, script: str, *arguments: str) -> str:
     """Run Python in the artifacts container; return what it prints."""
-    command = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "artifacts", "-c", PREAMBLE + script)
-    return stack.compose(*command, *arguments, timeout=timeout)
+    result = stack.tool("artifacts").execute(PREAMBLE + script, *arguments)
+    assert result.returncode == 0, f"{script}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
 
 
 def count_versions(stack: Deployment, prefix: str) -> tuple[int, int]:
@@ -33,12 +34,14 @@ def count_versions(stack: Deployment, prefix: str) -> tuple[int, int]:
 
 
 def collect(stack: Deployment, *options: str) -> dict[str, Any]:
-    """Run ./stack gc."""
-    result: dict[str, Any] = json.loads(stack.check("gc", "--json", *options))
+    """Run what ./stack gc runs."""
+    result: dict[str, Any] = json.loads(stack.tool("artifacts").check("gc", "--json", *options))
     return result
 
 
 def show_history(stack: Deployment, *arguments: str) -> list[dict[str, Any]]:
-    """Run ./stack artifacts history."""
-    result: list[dict[str, Any]] = json.loads(stack.check("artifacts", "history", "--json", *arguments))
+    """Run what ./stack artifacts history runs."""
+    result: list[dict[str, Any]] = json.loads(
+        stack.tool("artifacts").check("artifacts", "history", "--json", *arguments)
+    )
     return result

@@ -300,7 +300,7 @@ def test_a_password_that_could_not_log_in_everywhere_is_refused(
 
 # ----------------------------------------------------------------------------------------------------------- audit log
 def read_audit(stack: Deployment, *options: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in stack.check("audit", "--json", *options).splitlines()]
+    return [json.loads(line) for line in stack.tool("admin").check("audit", "--json", *options).splitlines()]
 
 
 def test_the_audit_log_says_who_did_what(

@@ -9,8 +9,9 @@ import re
 import socket
 import struct
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,9 @@ def test_a_client_that_dies_in_the_middle_leaves_nothing(place: Place) -> None:
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def die_each_way() -> None:
-        for death in deaths:
-            die(*death)
+        with ThreadPoolExecutor(len(deaths)) as pool:
+            for died in [pool.submit(die, *death) for death in deaths]:
+                died.result()
 
     assert_no_connection_stays(stack, die_each_way, rounds=3)
     # What is visible at any moment is nothing.
@@ -152,18 +154,20 @@ def test_an_unfinished_upload_in_parts_is_not_visible_and_can_be_ended(
 
 
 # ------------------------------------------------------------------------------------------------------- store's death
-@pytest.mark.parametrize("way", WAYS)
-def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(place: Place, way: str) -> None:
+def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(place: Place) -> None:
     stack, admin, client, folder = place.stack, place.login, place.client, place.folder
-    connection, write = begin(place, way, "cut.bin", 64 * MIB)
-    answer = b""
-    try:
+    halfway, died = threading.Barrier(len(WAYS) + 1, timeout=60), threading.Event()
+
+    def upload(way: str) -> tuple[bytes, float]:
+        """Return the answer, and when it was there."""
+        connection, write = begin(place, way, f"{way}.bin", 64 * MIB)
+        answer = b""
         with connection:
             blocks = make_blocks(64 * MIB)
             for block in itertools.islice(blocks, 8):
                 connection.sendall(write(block))
-            kill(stack, "objectstore")
-            died = time.monotonic()
+            halfway.wait()
+            assert died.wait(60)
             connection.settimeout(60)
             with contextlib.suppress(ConnectionError):
                 for block in blocks:
@@ -173,10 +177,19 @@ def test_a_store_that_dies_in_the_middle_of_an_upload_is_said_within_seconds(pla
             with contextlib.suppress(ConnectionError):
                 while b"\r\n\r\n" not in answer and (more := connection.recv(65536)):
                     answer += more
-            seconds = time.monotonic() - died
-        assert answer.startswith(b"HTTP/1.1 503 "), answer[:500]
-        assert re.search(rb"\r\nRetry-After: \d+\r\n", answer, re.IGNORECASE), answer[:500]
-        assert seconds < 25
+        return answer, time.monotonic()
+
+    try:
+        with ThreadPoolExecutor(len(WAYS)) as pool:
+            uploads = {way: pool.submit(upload, way) for way in WAYS}
+            halfway.wait()
+            kill(stack, "objectstore")
+            moment = time.monotonic()
+            died.set()
+        for way, (answer, end) in {way: done.result() for way, done in uploads.items()}.items():
+            assert answer.startswith(b"HTTP/1.1 503 "), (way, answer[:500])
+            assert re.search(rb"\r\nRetry-After: \d+\r\n", answer, re.IGNORECASE), (way, answer[:500])
+            assert end - moment < 25, way
         # Metadata doesn't need the store.
         start = time.monotonic()
         made = client.create_run("0", run_name="without a store")
@@ -239,8 +252,30 @@ def test_a_store_that_is_down_is_503_with_retry_after_and_the_clients_own_retry_
         start_store(stack, admin, folder)
 
 
+@pytest.fixture
+def patience(stack: Deployment, soak: bool) -> Iterator[float]:
+    """After how many seconds a store that hangs has to be given up: without --soak the gateway waits for less."""
+    if soak:
+        yield 75
+        return
+    configuration = stack.root / "nginx/conf/object.conf"
+    original = configuration.read_text()
+    changed = original.replace("proxy_read_timeout 60s;", "proxy_read_timeout 10s;")
+    changed = changed.replace("proxy_send_timeout 30s;", "proxy_send_timeout 10s;")
+    assert len(set(changed.splitlines()) - set(original.splitlines())) == 2
+    configuration.write_text(changed)
+    try:
+        assert "the new configuration runs" in stack.check("reload")
+        yield 45  # (what comes in chunks goes through MLflow's process, which waits for 15 s twice)
+    finally:
+        configuration.write_text(original)
+        stack.check("reload")
+
+
 @pytest.mark.timeout(600)
-def test_a_store_that_hangs_is_said(stack: Deployment, admin: Login, client: MlflowClient, folder: str) -> None:
+def test_a_store_that_hangs_is_said(
+    stack: Deployment, admin: Login, client: MlflowClient, folder: str, patience: float
+) -> None:
     """A machine that has lost its power answers nothing at all: no connection is ended."""
     there = f"{ARTIFACTS}{folder}/there.bin"
     assert stack.ask(there, admin, "PUT", data=make_bytes(30 * MIB)).ok
@@ -268,7 +303,7 @@ def test_a_store_that_hangs_is_said(stack: Deployment, admin: Login, client: Mlf
     finally:
         subprocess.run(["docker", "unpause", store], check=True, capture_output=True)
     assert [answer[:2] for answer in answers] == [(503, "2")] * 3, answers
-    assert max(answer[2] for answer in answers) < 75, answers
+    assert max(answer[2] for answer in answers) < patience, answers
     wait_until(lambda: stack.ask(there, admin).ok, "the store answers again")
 
 
@@ -367,7 +402,7 @@ GROWTH = {"nginx": 48 * MIB, "mlflow": 72 * MIB}
 def test_nothing_is_spooled_and_memory_stays_flat(
     stack: Deployment, admin: Login, folder: str, soak: bool, way: str
 ) -> None:
-    size = 3_000_000_000 if soak else 300_000_000
+    size = 3_000_000_000 if soak else 200_000_000
     path = f"{ARTIFACTS}{folder}/flat.bin"
     part = 100_000_000
     expected = hashlib.sha256()
@@ -422,7 +457,7 @@ def test_a_spooled_file_would_be_seen(stack: Deployment) -> None:
 def test_what_was_acknowledged_survives_a_kill_of_the_store(
     stack: Deployment, admin: Login, folder: str, soak: bool
 ) -> None:
-    for number in range(20 if soak else 2):
+    for number in range(20 if soak else 1):
         place = f"{folder}/{number}"
         expected = upload_until(stack, admin, place, 50, lambda: kill(stack, "objectstore"))
         start_store(stack, admin, folder)

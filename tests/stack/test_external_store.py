@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from stack.deployment import CHECKOUT, Deployment, wait_until
 from stack.external import UNMADE, UNVERSIONED, External
 
+Said = tuple[int, str]  # a job's exit code and stderr
 MODEL = "Wine_Elasticnet_Sklearn_Regressor"
 DATA = CHECKOUT / "trainer/data/winequality-red.csv"
 
@@ -157,56 +158,66 @@ def test_another_store_or_bucket_is_refused_while_the_artifacts_are_there(outsid
         file.write_text(before)
 
 
-def run_bucket(outside: Deployment, external: External, keys: tuple[str, str] | None, bucket: str) -> tuple[int, str]:
-    """Run the job as an operator with this account and this bucket would have it run."""
+@pytest.fixture
+def run_bucket(outside: Deployment, external: External) -> Iterator[Callable[[tuple[str, str] | None, str], Said]]:
+    """Return a function that runs the job as an operator with this account and this bucket would have it run."""
     file = outside.root / "s3/credentials"
-    if keys:
-        external.write_credentials(keys, file)
-    else:
-        file.write_text("")
-    try:
-        handed_out = outside.execute("docker", "compose", "run", "--rm", "-T", "secrets")
-        if handed_out.returncode:
-            return handed_out.returncode, handed_out.stderr
-        result = outside.execute(
-            *("docker", "compose", "run", "--rm", "--no-deps", "-T", "--env", f"STACK_BUCKET={bucket}", "bucket")
-        )
-    finally:
-        external.write_credentials(external.root, file)
-        outside.compose("run", "--rm", "-T", "secrets")
-    return result.returncode, result.stderr
+
+    def run(keys: tuple[str, str] | None, bucket: str) -> Said:
+        if keys:
+            external.write_credentials(keys, file)
+        else:
+            file.write_text("")
+        result = outside.execute("docker", "compose", "run", "--rm", "-T", "secrets")
+        if result.returncode == 0:
+            command = (
+                "docker",
+                "compose",
+                "run",
+                "--rm",
+                "--no-deps",
+                "-T",
+                "--env",
+                f"STACK_BUCKET={bucket}",
+                "bucket",
+            )
+            result = outside.execute(*command)
+        return result.returncode, result.stderr
+
+    yield run
+    external.write_credentials(external.root, file)
+    outside.compose("run", "--rm", "-T", "secrets")
 
 
-def test_what_the_account_may_not_is_said_in_one_line(outside: Deployment, external: External) -> None:
+def test_what_the_account_may_not_is_said_in_one_line_and_the_limited_one_is_enough(
+    external: External, run_bucket: Callable[[tuple[str, str] | None, str], Said]
+) -> None:
     owner = external.connect(external.root)
     owner.create_bucket(Bucket=UNVERSIONED)
-    code, said = run_bucket(outside, external, external.limited, UNVERSIONED)
+    code, said = run_bucket(external.limited, UNVERSIONED)
     assert code == 0, said
     assert f"bucket: versioning of {UNVERSIONED} is" in said
     assert "may not turn it on (s3:PutBucketVersioning)" in said
-    code, said = run_bucket(outside, external, external.limited, UNMADE)
+    code, said = run_bucket(external.limited, UNMADE)
     assert code == 1
     assert f"bucket: there is no bucket {UNMADE}, and the account in STACK_S3_CREDENTIALS may not make it" in said
-    code, said = run_bucket(outside, external, external.stranger, external.bucket)
+    code, said = run_bucket(external.stranger, external.bucket)
     assert code == 1
     assert f"bucket: the bucket {external.bucket} is closed to the account in STACK_S3_CREDENTIALS (403)" in said
-    code, said = run_bucket(outside, external, external.reader, external.bucket)
+    code, said = run_bucket(external.reader, external.bucket)
     assert code == 1
     lines = [line for line in said.splitlines() if line.startswith("bucket: ")]
     assert [
         f"may not {action} in {external.bucket}" in line
         for action, line in zip(("s3:PutObject", "s3:DeleteObject"), lines, strict=True)
     ] == [True, True]
-    code, said = run_bucket(outside, external, None, external.bucket)
+    code, said = run_bucket(None, external.bucket)
     assert code == 1
     assert (
         "STACK_S3_CREDENTIALS is './s3/credentials', which has no aws_access_key_id and no aws_secret_access_key"
         in said
     )
-
-
-def test_the_limited_account_is_enough(outside: Deployment, external: External) -> None:
-    code, said = run_bucket(outside, external, external.limited, external.bucket)
+    code, said = run_bucket(external.limited, external.bucket)
     assert code == 0, said
 
 

@@ -30,10 +30,19 @@ def set_settings(deployment: Deployment, **settings: str) -> None:
         file.writelines(f"{name}={value}\n" for name, value in settings.items())
 
 
-@pytest.fixture
-def other(make_deployment: Callable[..., Deployment], request: pytest.FixtureRequest) -> Deployment:
+@pytest.fixture(scope="module")
+def spare(make_deployment: Callable[..., Deployment]) -> Deployment:
     """A checkout whose stack never comes up."""
-    return make_deployment(f"fault-{abs(hash(request.node.name)) % 100000}")
+    return make_deployment("fault")
+
+
+@pytest.fixture
+def other(spare: Deployment) -> Iterator[Deployment]:
+    """The same, with the .env that it had before each test."""
+    file = spare.root / ".env"
+    before = file.read_text()
+    yield spare
+    file.write_text(before)
 
 
 @pytest.mark.parametrize("arguments", [(), ("-h",), ("help",)])
@@ -249,30 +258,21 @@ def test_without_docker_and_root_it_is_said_what_to_install(open_folder: Path) -
 
 
 GOOD = (CHECKOUT / "trainer/data/winequality-red.csv").read_text()
-BAD_DATA = {
-    "empty": ("", "empty"),
-    "no target": (GOOD.replace("quality", "grade", 1), "quality"),
-    "text": (GOOD.replace("7.4;0.7;", "seven;0.7;", 1), "seven"),
-    "binary": ("\x00\x01\x02", "csv"),
-}
 
 
-@pytest.mark.parametrize("case", BAD_DATA)
-def test_bad_training_data_is_refused_before_a_run_is_made(
-    stack: Deployment, client: MlflowClient, tmp_path: Path, case: str
-) -> None:
-    content, part = BAD_DATA[case]
+# (each way in which data or options can be bad: tests/unit/test_trainer_cli.py, test_trainer_data.py)
+def test_bad_training_data_is_refused_before_a_run_is_made(stack: Deployment, client: MlflowClient) -> None:
     folder = stack.root / "data"  # a path that the Docker daemon sees too
     folder.mkdir(exist_ok=True)
-    data = folder / f"{case.replace(' ', '-')}.csv"
-    data.write_text(content)
+    data = folder / "text.csv"
+    data.write_text(GOOD.replace("7.4;0.7;", "seven;0.7;", 1))
     data.chmod(0o644)
     experiment = client.get_experiment_by_name("Wine Regression").experiment_id
     before = len(client.search_runs([experiment]))
     result = stack.run("train", "--data", str(data))
     assert result.returncode != 0
     assert "Traceback" not in result.stderr + result.stdout
-    assert part in (result.stderr + result.stdout).lower()
+    assert "seven" in (result.stderr + result.stdout).lower()
     assert len(client.search_runs([experiment])) == before
 
 
@@ -296,9 +296,7 @@ def test_a_missing_data_file_is_named(stack: Deployment) -> None:
     assert_one_line(result.stderr, "'/no/such/file.csv'")
 
 
-@pytest.mark.parametrize(
-    "arguments", [("--alpha", "-1"), ("--l1-ratio", "2"), ("--alpha", "nan"), ("--alpha", "much"), ("--bogus",)]
-)
+@pytest.mark.parametrize("arguments", [("--l1-ratio", "2"), ("--alpha", "much")])
 def test_a_wrong_hyperparameter_is_refused(stack: Deployment, arguments: tuple[str, ...]) -> None:
     result = stack.run("train", *arguments)
     assert result.returncode != 0
@@ -344,8 +342,10 @@ def test_a_dead_object_store_leaves_metadata_alone_and_the_stack_heals(
         client.log_metric(run.info.run_id, "written", 1.0)
         upload = f"/api/2.0/mlflow-artifacts/artifacts/0/{run.info.run_id}/artifacts/x.txt"
         assert stack.ask(upload, admin, "PUT", data=b"x").status_code >= 500
-        wait_until(lambda: stack.container("mlflow")["State"]["Health"]["Status"] == "unhealthy", "it shows", 90)
-        assert "objectstore" in stack.container("mlflow")["State"]["Health"]["Log"][-1]["Output"]
+        # (that Docker asks this and shows the answer: the test above)
+        ready = stack.execute("docker", "compose", "exec", "-T", "mlflow", "python", "/app/healthcheck.py")
+        assert ready.returncode == 1
+        assert "objectstore" in ready.stdout + ready.stderr
     finally:
         stack.compose("start", "objectstore")
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -57,6 +58,16 @@ def log_model(experiment: str, name: str | None = None) -> tuple[str, str, str]:
         )
     model = mlflow.get_logged_model(logged.model_id)
     return run.info.run_id, model.model_id, model.artifact_location.removeprefix("mlflow-artifacts:/") + "/"
+
+
+def log_files(client: MlflowClient, experiment: str, folder: Path) -> tuple[str, str]:
+    """Make a logged model that is nothing but files, and return its id and folder: a true one takes seconds."""
+    for name in ("MLmodel", "a", "b", "c"):
+        (folder / name).write_text(name)
+    model = client.create_logged_model(experiment, "files")
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    return model.model_id, model.artifact_location.removeprefix("mlflow-artifacts:/") + "/"
 
 
 def exists(client: MlflowClient, run_id: str) -> bool:
@@ -135,14 +146,15 @@ def test_a_dry_run_counts_and_removes_nothing(
 
 
 def test_rows_and_objects_of_what_was_deleted_go_and_nothing_else(
-    stack: Deployment, client: MlflowClient, experiment: str, make_run: Callable[[], tuple[str, str]]
+    stack: Deployment, client: MlflowClient, experiment: str, make_run: Callable[[], tuple[str, str]], tmp_path: Path
 ) -> None:
     (gone, folder), (stays, folder_of_other) = make_run(), make_run()
-    _, model, folder_of_model = log_model(experiment)
-    _, model_stays, folder_of_stays = log_model(experiment)
+    model, folder_of_model = log_files(client, experiment, tmp_path)
+    model_stays, folder_of_stays = log_files(client, experiment, tmp_path)
+    assert count_versions(stack, folder_of_model)[1] > 3
     client.delete_run(gone)
     client.delete_logged_model(model)
-    result = collect(stack, *ALL, "--apply")
+    result = json.loads(stack.check("gc", "--json", *ALL, "--apply"))
     assert result["applied"] is True
     assert gone in ids(result, "runs")
     assert model in ids(result, "logged_models")
@@ -160,10 +172,12 @@ def test_rows_and_objects_of_what_was_deleted_go_and_nothing_else(
 
 
 def test_an_experiment_goes_with_all_that_is_in_it(
-    stack: Deployment, client: MlflowClient, experiment: str, make_run: Callable[[], tuple[str, str]]
+    stack: Deployment, client: MlflowClient, experiment: str, make_run: Callable[[], tuple[str, str]], tmp_path: Path
 ) -> None:
     make_run()
-    log_model(experiment)  # nobody deletes it: it is deleted with its experiment
+    _, folder = log_files(client, experiment, tmp_path)
+    assert count_versions(stack, folder)[1] > 3
+    # (nobody deletes it: it is deleted with its experiment)
     client.delete_experiment(experiment)
     result = collect(stack, *ALL, "--apply")
     assert experiment in ids(result, "experiments")
@@ -187,7 +201,7 @@ def test_what_a_registered_model_is_made_from_stays(
     kept = {entry["identifier"]: entry["reason"] for entry in result["kept"]}
     assert kept[run] == kept[model] == f"{name} version 1 is made from it"
     assert kept[other] == f"{name} version 2 is made from it"
-    assert f"{name} version 1 is made from it" in stack.check("gc", *ALL)
+    assert f"{name} version 1 is made from it" in stack.tool("artifacts").check("gc", *ALL)
     assert count_versions(stack, folder) == before
     assert mlflow.pyfunc.load_model(f"models:/{name}/1").predict([4]) == [8]
 
@@ -255,8 +269,7 @@ def test_what_a_kill_left_is_finished_by_the_next(
     collect(stack, *ALL, "--apply")
     run, folder = make_run()
     client.delete_run(run)
-    command = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "artifacts", "-c")
-    killed = stack.execute("docker", "compose", *command, PREAMBLE + KILLED.format(where=where))
+    killed = stack.tool("artifacts").execute(PREAMBLE + KILLED.format(where=where))
     assert killed.returncode == 9, killed.stderr
     assert exists(client, run) is row_is_there
     assert count_versions(stack, ".stack/gc/")[1] == 1
@@ -298,7 +311,8 @@ def test_a_second_one_at_the_same_time_is_refused(
         finally:
             subprocess.run(["docker", "rm", "--force", f"{stack.name}-locker"], check=True, capture_output=True)
     # Killed, it holds nothing any more.
-    wait_until(lambda: stack.run("gc", *ALL, "--apply").returncode == 0, "the lock is free", 20)
+    tool = stack.tool("artifacts")
+    wait_until(lambda: tool.run("gc", *ALL, "--apply").returncode == 0, "the lock is free", 20)
     assert count_versions(stack, folder) == (0, 0)
 
 
@@ -314,20 +328,20 @@ def test_orphans_on_both_sides_are_shown_and_left_alone(
     script = f"for folder in {list(strange)!r}: s3.put_object(Bucket=name, Key=folder + 'deep/x', Body=b'12345')"
     run_in_tool(stack, script)
     _, empty, folder = log_model(experiment, f"gc-{time.time_ns()}")
-    known, _, _ = log_model(experiment)
+    known = client.create_run(experiment).info.run_id
     client.log_text(known, "x", "x.txt")
     for entry in show_history(stack, empty):
         assert stack.ask(REST + folder + entry["path"], admin, "DELETE").ok
     try:
         for options in (("--json",), ("--json", "--apply")):
-            result = json.loads(stack.check("gc", *options))
+            result = json.loads(stack.tool("artifacts").check("gc", *options))
             found = {entry["folder"]: (entry["kind"], entry["objects"], entry["size"]) for entry in result["orphans"]}
             assert {place: found.get(place) for place in strange} == {p: (kind, 1, 5) for p, kind in strange.items()}
             assert not [place for place in found if known in place]
             missing = {entry["identifier"]: entry for entry in result["missing"]}
             assert missing[empty]["former"] > 0, "its objects can be brought back"
             assert len([entry for entry in missing.values() if entry["folder"] == folder]) == 2, "its version too"
-        table = stack.check("gc")
+        table = stack.tool("artifacts").check("gc")
         assert "OBJECTS WITHOUT A ROW" in table
         assert "ROWS WITHOUT OBJECTS" in table
         left = f"print(sum(len(versions) for place in {list(strange)!r} for versions in bucket.walk(place)))"
@@ -451,8 +465,9 @@ except OSError:
 
 
 def test_bad_options_and_dead_neighbours_get_one_line(stack: Deployment) -> None:
+    tool = stack.tool("artifacts")
     for options in (("--older-than", "3x"), ("--versions-older-than", "-1d"), ("--uploads-older-than", "1.5h")):
-        refused = stack.run("gc", "=".join(options))
+        refused = tool.run("gc", "=".join(options))
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr == (f"stack: {options[0]} {options[1]!r} is no span of time: write 30d, 12h or 0s\n")
     for service, words in (
@@ -467,7 +482,7 @@ def test_bad_options_and_dead_neighbours_get_one_line(stack: Deployment) -> None
             assert refused.stderr.count("\n") == 1, refused.stderr
         finally:
             stack.compose("start", service)
-    wait_until(lambda: stack.run("gc").returncode == 0, "both are back", 60)
+    wait_until(lambda: tool.run("gc").returncode == 0, "both are back", 60)
 
 
 @pytest.mark.skipif(not IS_SEAWEEDFS, reason="MinIO has a time of its own")

@@ -191,17 +191,25 @@ def test_bootstrap_leaves_a_users_versions_alone() -> None:
         (["--alpha", "nan"], "alpha is nan"),
         (["--alpha", "inf"], "alpha is inf"),
         (["--l1-ratio", "1.5"], r"l1_ratio is 1\.5"),
+        (["--l1-ratio", "2"], r"l1_ratio is 2\.0"),
         (["--data", "none.csv"], r"none\.csv can't be read \(No such file"),
         (["--data", "empty.csv"], r"empty\.csv: the file is empty"),
+        (["--data", "binary.csv"], r"binary\.csv"),
+        (["--data", "grade.csv"], "no column 'quality' among fixed acidity"),
+        (["--data", "text.csv"], "'seven' is no finite number"),
         (["--target", "taste"], "no column 'taste' among fixed acidity, .*, quality: choose one by --target"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_run(arguments: list[str], complaint: str) -> None:
     Path("empty.csv").touch()
+    Path("binary.csv").write_bytes(b"\x00\x01\x02")
+    table = (WINE.parent / "data/winequality-red.csv").read_text()
+    Path("grade.csv").write_text(table.replace("quality", "grade", 1))
+    Path("text.csv").write_text(table.replace("7.4;0.7;", "seven;0.7;", 1))
     assert_fails(run("train", *arguments), complaint)
 
 
-@pytest.mark.parametrize("arguments", [["--alpha", "half"], ["--seed", "-1"], ["--speed", "9"], ["extra"]])
+@pytest.mark.parametrize("arguments", [["--alpha", "half"], ["--seed", "-1"], ["--speed", "9"], ["--bogus"], ["extra"]])
 def test_bad_usage_exits_with_2(arguments: list[str]) -> None:
     result = run("train", *arguments)
     assert result.exit_code == 2
