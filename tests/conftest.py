@@ -7,19 +7,21 @@ import pytest
 # A file is one process's. The longest come first, so that no process works alone at the end.
 LONGEST = [
     "test_own_stack.py",
-    "test_gc.py",
-    "test_serving.py",
-    "test_tls.py",
-    "test_artifact_faults.py",
-    "test_external_store.py",
-    "test_users.py",
     "test_store_migration.py",
+    "test_gc.py",
+    "test_artifact_faults.py",
+    "test_tls.py",
     "test_sweep.py",
+    "test_serving.py",
     "test_restart.py",
-    "test_artifact_history.py",
-    "test_faults.py",
+    "test_external_store.py",
     "test_edge.py",
     "test_artifact_own_stack.py",
+    "test_users.py",
+    "test_faults.py",
+    "test_walk.py",
+    "test_prediction_log.py",
+    "test_artifact_history.py",
 ]
 
 

@@ -24,7 +24,7 @@ SERVED = "Served_By_Tests"  # a model that the shared stack serves as soon as it
 
 
 def prepare_deployment(suffix: str, **settings: str) -> Deployment:
-    """Return one more checkout. Tests run in two processes, each with stacks of its own."""
+    """Return one more checkout. Tests run in two or three processes, each with stacks of its own."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     name, scratch = f"{os.environ['STACK_TEST_NAME']}-{worker}", Path(os.environ["STACK_TEST_SCRATCH"]) / worker
     deployment = Deployment(f"{name}-{suffix}", scratch / suffix)

@@ -124,13 +124,14 @@ def test_two_migrations_at_once_do_not_race(plain: Deployment) -> None:
     old += "from alembic import command; e = s.create_engine(os.environ['STACK_DATABASE_URI'])\n"
     old += "InitialBase.metadata.create_all(e); c = _get_alembic_config(str(e.url))\n"
     old += "c.attributes['connection'] = n = e.connect(); command.upgrade(c, 'bda7b8c39065'); n.commit()\""
-    for prepare in ("true", old):
+    for prepare in (None, old):
         for name in ("mlflow", "auth"):
             sql = f"drop schema public cascade; create schema public authorization {name}"
             plain.compose("exec", "-T", "postgres", "psql", "-q", "-d", name, "-c", sql)
         run = ["docker", "compose", "run", "--rm", "--no-deps", "-T"]
-        made = plain.execute(*run, "--entrypoint", "sh", "migrate", "-c", prepare)
-        assert made.returncode == 0, made.stderr
+        if prepare:
+            made = plain.execute(*run, "--entrypoint", "sh", "migrate", "-c", prepare)
+            assert made.returncode == 0, made.stderr
         both = plain.execute("sh", "-c", " & ".join([f"{' '.join(run)} migrate || touch failed"] * 2) + " & wait")
         assert not (plain.root / "failed").exists(), both.stdout + both.stderr
         assert both.stdout.count("this version's schema") == 2, both.stdout + both.stderr

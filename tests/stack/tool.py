@@ -17,9 +17,10 @@ IMPORTS = {
     "artifacts": ["artifacts.cli", "mlflow.store.tracking.sqlalchemy_store"],
 }
 SERVER = """
-import importlib, json, os, runpy, sys, tempfile
+import gc, importlib, json, os, runpy, sys, tempfile
 for name in sys.argv[1:]:
     importlib.import_module(name)
+gc.freeze()  # (else each fork looks for cycles among all that at its end, for most of a second)
 print("ready", flush=True)
 while line := sys.stdin.readline():
     asked = json.loads(line)

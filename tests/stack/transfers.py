@@ -75,10 +75,10 @@ def digest_folder(folder: Path) -> dict[str, str]:
 
 
 class Paced:
-    """A body of known length that requests reads no faster than `rate` bytes a second."""
+    """A body of known length, read no faster than `rate` bytes a second, and not to its end before `end`."""
 
-    def __init__(self, size: int, rate: float) -> None:
-        self.size, self.rate, self.sent = size, rate, 0
+    def __init__(self, size: int, rate: float, end: threading.Event | None = None) -> None:
+        self.size, self.rate, self.sent, self.end = size, rate, 0, end
         self.digest = hashlib.sha256()
         self._blocks = make_blocks(size)
         self._rest = b""
@@ -91,6 +91,8 @@ class Paced:
         wait = self.sent / self.rate - (time.monotonic() - self._start)
         if wait > 0:
             time.sleep(wait)
+        if self.end and self.sent > self.size - 2 * MIB:
+            self.end.wait(120)
         if not self._rest:
             self._rest = next(self._blocks, b"")
         piece, self._rest = self._rest[:size], self._rest[size:]

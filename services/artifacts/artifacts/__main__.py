@@ -1,5 +1,7 @@
 """`python -m artifacts`: the verbs of ./stack that work on the object store and on MLflow's database."""
 
+import atexit
+import gc
 import sys
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -7,6 +9,9 @@ from sqlalchemy.exc import OperationalError
 
 from admin.faults import FaultError, printable
 from artifacts.cli import app
+
+# To look for cycles among what MLflow's import makes would cost most of a second when the interpreter ends.
+atexit.register(gc.freeze)
 
 try:
     app(prog_name="./stack")
