@@ -213,5 +213,11 @@ RUN --mount=type=cache,target=/root/.cache \
     && UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/mlflow-2.22/bin/python \
         --no-deps --require-hashes --compile-bytecode -r /tmp/requirements-2.22.txt \
     && ls -d /opt/venv/lib/python3*/site-packages > "$(echo /opt/mlflow-2.22/lib/python3*/site-packages)/main.pth"
+# What the type checker has to know of libraries doesn't change with our code: found out here, each run takes half as long.
+RUN --mount=type=bind,source=pyproject.toml,target=/tmp/pyproject.toml \
+    mypy --config-file=/tmp/pyproject.toml --cache-dir=/var/cache/mypy --command "import \
+        PIL, alembic, anyio, boto3, certifi, cryptography.x509, fastapi, graphql, hypothesis.strategies, jinja2, lightgbm, numpy, \
+        optuna.visualization, pytest, requests, rich.progress, schemathesis, selenium.webdriver.support.ui, starlette.routing, \
+        tenacity, typer.testing, uvicorn, werkzeug, xgboost"
 ENV PYTHONPATH=
 ENTRYPOINT []
