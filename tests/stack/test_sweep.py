@@ -174,3 +174,24 @@ def test_one_worker_and_a_server_are_killed_and_then_the_whole_stack(
 def test_bad_options_are_one_line(stack: Deployment, options: list[str], complaint: str) -> None:
     result = stack.run("sweep", *options)
     assert (result.returncode, result.stderr) == (1, complaint)
+
+
+def test_a_search_that_can_not_begin_says_why_once_and_leaves_no_worker(stack: Deployment) -> None:
+    result = stack.run("sweep", "--metric", "f1", "--workers", "2")
+    assert (result.returncode, result.stdout) == (1, "")
+    said = [line for line in result.stderr.splitlines() if not line.startswith("[")]
+    assert said == ["error: --metric is 'f1', but ElasticNet is a regressor: choose rmse, mae, r2"]
+    names = subprocess.run(
+        ["docker", "ps", "--all", "--filter", f"name=^{stack.name}-sweep-", "--format", "{{.Names}}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert names.stdout == ""
+
+
+def test_help_is_about_the_command_as_users_type_it(stack: Deployment) -> None:
+    said = stack.check("sweep", "--help")
+    assert said.startswith("Usage: ./stack sweep [OPTIONS]")
+    assert all(option in said for option in ("--workers", "--trials", "--timeout", "--resume"))
+    assert "--call" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner, Result
 
 from sweep import folder as folders
+from sweep.cli import EARLY, UNENDED
 from sweep.study import Study
 from unit.trainer_store import open_store
 from wine import cli
@@ -33,7 +35,8 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def run(step: str, *arguments: str) -> Result:
-    return CliRunner().invoke(cli.app, ["sweep", step, *arguments])
+    commands = {"open": "sweep", "work": "sweep-work", "close": "sweep-close"}
+    return CliRunner().invoke(cli.app, [commands[step], *arguments])
 
 
 def begin(*arguments: str) -> str:
@@ -176,6 +179,59 @@ def test_a_sweep_without_all_its_trials_is_not_closed_and_goes_on() -> None:
     assert MlflowClient().get_run(sweep).data.metrics["trials_complete"] == 3
 
 
+def test_the_worker_that_opens_a_sweep_ends_it_if_it_is_the_last_and_one_that_comes_late_says_nothing() -> None:
+    result = run("open", *FAST, "--call", "first")
+    assert result.exit_code == 0, result.output
+    assert "Registered Wine_Ridge version 1" in result.stdout
+    assert not [path for path in Path("sweeps").iterdir() if path.exists()]
+    late = [run("work", "first", "--wait"), run("close", "first", "--unless-ended")]
+    assert [(result.exit_code, result.output) for result in late] == [(0, ""), (0, "")]
+
+
+def test_a_worker_that_is_not_the_last_does_not_end_the_sweep() -> None:
+    folder = folders.open_folder(begin(*FAST))
+    folders.answer("call", folder)
+    with folder.hold_life("another"):
+        first = run("work", "call", "--wait")
+    assert (first.exit_code, folder.path.exists()) == (0, True)
+    assert "4/4" in first.stdout
+    last = run("work", "call", "--wait", "--number", "2")
+    assert (last.exit_code, folder.path.exists()) == (0, False), last.output
+    assert "Registered Wine_Ridge version 1" in last.stdout
+
+
+def test_a_worker_waits_for_its_sweep_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[folders.Folder | None] = []
+    waiting = threading.Thread(target=lambda: found.append(folders.await_folder("call")))
+    waiting.start()
+    folder = folders.open_folder(begin(*FAST))
+    assert found == []
+    folders.answer("call", folder)
+    waiting.join(10)
+    assert [seen and seen.run_id for seen in found] == [folder.run_id]
+    monkeypatch.setattr(folders, "PATIENCE", 0.1)
+    result = run("work", "another call", "--wait")
+    assert (result.exit_code, result.stdout) == (EARLY, "")
+    assert result.stderr == "error: no sweep has begun within 0 s: look above for the reason, or try again\n"
+
+
+def test_a_last_worker_that_can_not_end_the_sweep_says_so_by_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweep.study.Study.find_best", lambda _: None)
+    result = run("open", *FAST, "--call", "first")
+    assert result.exit_code == UNENDED
+    assert "none of 4 trials is complete" in result.stderr
+
+
+def test_links_to_sweeps_that_ended_long_ago_go() -> None:
+    folder = folders.open_folder(begin(*FAST))
+    links = [Path("sweeps", name) for name in ("old", "young")]
+    for link in links:
+        link.symlink_to("ended")
+    os.utime(links[0], (1, 1), follow_symlinks=False)
+    folders.answer("call", folder)
+    assert [link.is_symlink() for link in links] == [False, True]
+
+
 def test_when_the_time_is_up_the_best_so_far_is_registered_and_the_sweep_can_go_on() -> None:
     sweep = begin(*FAST, "--timeout", "1h")
     folder = folders.open_folder(sweep)
@@ -188,7 +244,11 @@ def test_when_the_time_is_up_the_best_so_far_is_registered_and_the_sweep_can_go_
     (folder.path / "plan.json").write_text(json.dumps(plan | {"deadline": time.time()}))
     assert "The time was up after 1 of 4 trials: ./stack sweep --resume goes on" in complete(sweep)
     assert len(list_trials(sweep)) == 1
+    folders.answer("call", folder)
+    late = [run("work", "call", "--wait"), run("close", "call", "--unless-ended")]
+    assert [(result.exit_code, result.output) for result in late] == [(0, ""), (0, "")]
     again = run("open", "--resume")
+    assert not folder.rests
     assert again.stdout.strip() == sweep
     complete(sweep)
     versions = MlflowClient().search_model_versions("name = 'Wine_Ridge'")
@@ -209,7 +269,7 @@ def test_an_end_that_was_killed_registers_no_second_version(monkeypatch: pytest.
 def test_trials_that_the_estimator_refuses_end_the_search_with_the_reason() -> None:
     sweep = begin("--model", "Ridge", "--space", '{"alpha": [-1, -2]}', "--trials", "20", "--folds", "2")
     result = run("work", sweep)
-    assert result.exit_code == 1
+    assert result.exit_code == EARLY
     assert "5 of 5 trials failed, the last since Ridge refuses this: The 'alpha' parameter" in result.stderr
     assert [child.info.status for child in list_children(sweep)] == ["FAILED"] * 5
 

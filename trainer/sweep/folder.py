@@ -18,6 +18,9 @@ from typing import IO, Any
 from wine.errors import TrainerError
 from wine.settings import read_sweeps_folder
 
+PATIENCE = 60.0  # seconds that a worker waits for its sweep
+_OLD = 3600.0  # seconds after which nobody asks for an ended sweep
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -107,6 +110,18 @@ class Folder:
         """Return how many workers there are."""
         return sum(self.is_alive(path.stem) for path in self.path.glob("*.life"))
 
+    @property
+    def rests(self) -> bool:
+        """Whether its time was up: it has been closed, and is there for a --resume."""
+        return (self.path / "rests").exists()
+
+    def rest(self, rests: bool) -> None:
+        """Note that it has been closed with trials left, or goes on."""
+        if rests:
+            (self.path / "rests").touch()
+        else:
+            (self.path / "rests").unlink(missing_ok=True)
+
     def remove(self) -> None:
         """Remove it: the sweep has ended, and MLflow has what it found."""
         (self.path / "plan.json").unlink(missing_ok=True)  # first, so that half a folder is none
@@ -129,7 +144,36 @@ def open_folder(run_id: str) -> Folder:
     path = read_sweeps_folder() / run_id
     if not (path / "plan.json").is_file():
         raise TrainerError(f"no sweep {run_id!r} is unfinished: start one by ./stack sweep")
-    return Folder(path)
+    return Folder(path.resolve())
+
+
+def answer(call: str, folder: Folder) -> None:
+    """Let those who wait for a call find a sweep's folder by it: a link, which outlives the folder."""
+    for link in read_sweeps_folder().iterdir():
+        if link.is_symlink() and not link.exists() and link.lstat().st_mtime < time.time() - _OLD:
+            link.unlink(missing_ok=True)
+    (read_sweeps_folder() / call).symlink_to(folder.run_id)
+
+
+def has_ended(call: str) -> bool:
+    """Return whether the sweep that has answered a call has been closed."""
+    link = read_sweeps_folder() / call
+    return link.is_symlink() and (not (link / "plan.json").is_file() or Folder(link).rests)
+
+
+def await_folder(call: str) -> Folder | None:
+    """Return the folder of the sweep that answers a call, None if it has ended already.
+
+    Raises:
+        TrainerError: None has answered.
+    """
+    deadline = time.monotonic() + PATIENCE
+    link = read_sweeps_folder() / call
+    while not link.is_symlink():
+        if time.monotonic() > deadline:
+            raise TrainerError(f"no sweep has begun within {PATIENCE:.0f} s: look above for the reason, or try again")
+        time.sleep(0.05)
+    return None if has_ended(call) else Folder(link.resolve())
 
 
 def find_newest() -> Folder:
@@ -138,7 +182,7 @@ def find_newest() -> Folder:
     Raises:
         TrainerError: All have.
     """
-    plans = [Folder(path.parent) for path in read_sweeps_folder().glob("*/plan.json")]
+    plans = [Folder(path.parent.resolve()) for path in read_sweeps_folder().glob("*/plan.json")]
     if not plans:
         raise TrainerError("no sweep is unfinished: start one by ./stack sweep")
     return max(plans, key=lambda folder: folder.read_plan().begun)

@@ -37,6 +37,8 @@ class Search:
     folds: int
     timeout: float | None
     prune: bool
+    workers: int
+    """Shown; ./stack starts them."""
 
 
 def begin(settings: Settings, request: Request, search: Search, filing: Filing) -> Folder:
@@ -76,7 +78,10 @@ def begin(settings: Settings, request: Request, search: Search, filing: Filing) 
         )
         run_name = filing.run_name or f"Sweep {task.model}"
         labels = tracking.Labels(filing.experiment, run_name, settings.user, settings.git_commit, task.tags)
-        return _file(client, labels, plan, task, read_source(request.data)[0])
+        folder = _file(client, labels, plan, task, read_source(request.data)[0])
+    what = f"{plan.trials} trials of {plan.model} for {plan.metric}, {plan.folds} folds each"
+    tell(f"Sweep {folder.run_id}: {what}, {search.workers} at a time", err=True)
+    return folder
 
 
 def resume(settings: Settings, trials: int | None, timeout: float | None) -> Folder:
@@ -94,6 +99,7 @@ def resume(settings: Settings, trials: int | None, timeout: float | None) -> Fol
         if client.get_run(plan.run_id).info.lifecycle_stage == "deleted":
             raise TrainerError(f"run {plan.run_id} of the sweep has been deleted: restore it, or start another sweep")
         client.update_run(plan.run_id, status="RUNNING")
+    folder.rest(False)
     folder.write_plan(plan)
     tell(f"Going on with sweep {plan.run_id} ({plan.model}) after {Study(folder, plan).count_ended()} trials", err=True)
     return folder
@@ -122,5 +128,4 @@ def _file(client: MlflowClient, labels: tracking.Labels, plan: Plan, task: Task,
         with suppress(Exception), impatience():
             client.set_terminated(run_id, "FAILED")
         raise
-    tell(f"Sweep {run_id}: {plan.trials} trials of {plan.model} for {plan.metric}, {plan.folds} folds each", err=True)
     return folder

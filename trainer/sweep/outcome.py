@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import typer
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, InputTag, Param
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 from optuna import Study as OptunaStudy
 from optuna.trial import FrozenTrial, TrialState
@@ -63,6 +63,7 @@ def close(settings: Settings, folder: Folder) -> None:
     if plan.register:
         tell(f"Registered {plan.model_name} version {version} (not promoted)")
     if ended < plan.trials:
+        folder.rest(True)
         tell(f"The time was up after {ended} of {plan.trials} trials: ./stack sweep --resume goes on")
     _forget(folder, ended, plan)
     tell("Done")
@@ -97,10 +98,12 @@ def _end_strays(client: MlflowClient, plan: Plan) -> None:
 
 def _summarise(client: MlflowClient, plan: Plan, study: OptunaStudy, best: FrozenTrial) -> None:
     states = [trial.state for trial in study.trials]
-    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
-        client.log_metric(plan.run_id, f"trials_{state.name.lower()}", states.count(state))
-    client.log_metric(plan.run_id, f"best_cv_{plan.metric}", float(best.value or 0.0))
-    client.set_tag(plan.run_id, "sweep.best_trial", best.number)
+    counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    shown: dict[str, float] = {f"trials_{state.name.lower()}": states.count(state) for state in counted}
+    shown[f"best_cv_{plan.metric}"] = float(best.value or 0.0)
+    moment = int(time.time() * 1000)
+    metrics = [Metric(name, value, moment, 0) for name, value in shown.items()]
+    client.log_batch(plan.run_id, metrics, tags=[RunTag("sweep.best_trial", str(best.number))])
     with tempfile.TemporaryDirectory() as scratch:
         _draw_plots(Path(scratch), study, plan)
         study.trials_dataframe().to_csv(Path(scratch) / "trials.csv", index=False)
@@ -109,6 +112,8 @@ def _summarise(client: MlflowClient, plan: Plan, study: OptunaStudy, best: Froze
 
 
 def _draw_plots(folder: Path, study: OptunaStudy, plan: Plan) -> None:
+    import matplotlib as mpl  # (some tenths of a second, which the workers don't wait for)
+
     mpl.use("Agg")
     from matplotlib import pyplot as plt
     from optuna.visualization import matplotlib as plots

@@ -41,8 +41,8 @@ def open_plan(plan: Plan, content: bytes) -> Task:
     return open_task(check_table(content, plan.source, plan.target), plan.model, plan.params, plan.seed)
 
 
-def work(settings: Settings, folder: Folder, order: int) -> None:
-    """Do trials until none is left.
+def work(settings: Settings, folder: Folder, order: int) -> bool:
+    """Do trials until none is left; return whether no other worker is still at it.
 
     Raises:
         TrainerError: The gateway stays away, or the estimator refuses too many trials.
@@ -50,7 +50,7 @@ def work(settings: Settings, folder: Folder, order: int) -> None:
     plan = folder.read_plan()
     name = f"worker-{order}-{uuid.uuid4().hex}"
     # One thread a worker: workers share the cores.
-    with folder.hold_life(name), threadpool_limits(1):
+    with folder.hold_life(name) as life, threadpool_limits(1):
         task = open_plan(plan, folder.read_table())
         client = gateway.connect(settings)
         ledger = Ledger(client, plan, settings)
@@ -58,9 +58,12 @@ def work(settings: Settings, folder: Folder, order: int) -> None:
         with gateway.explained(settings):
             while trial := shift.study.claim(name, lambda number: gateway.ask_patiently(lambda: ledger.bury(number))):
                 _do_trial(shift, trial)
-    if ledger.trials:
-        mean = 1000 * ledger.seconds / ledger.trials
-        typer.echo(f"worker {order}: {ledger.trials} trials; to log one took {mean:.0f} ms")
+        if ledger.trials:
+            mean = 1000 * ledger.seconds / ledger.trials
+            typer.echo(f"worker {order}: {ledger.trials} trials; to log one took {mean:.0f} ms")
+        with folder.lock("end"):  # one after the other, so that one of them is the last
+            life.close()
+            return not folder.count_alive()
 
 
 class Ledger:

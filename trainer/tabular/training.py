@@ -11,7 +11,6 @@ from typing import Any
 
 import mlflow
 import mlflow.sklearn
-import skops.io
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.pandas_dataset import PandasDataset
 from mlflow.data.sources import LocalArtifactDatasetSource
@@ -20,7 +19,6 @@ from sklearn.pipeline import Pipeline
 
 from tabular.estimators import check_params, classifies, explained_fit, find_estimator, make_estimator
 from tabular.pipeline import Split, build_pipeline, split_table
-from tabular.plots import plot_confusion, plot_residuals
 from tabular.scores import measure
 from tabular.table import Table
 from wine.names import MODEL
@@ -113,11 +111,15 @@ def describe_dataset(table: Table) -> PandasDataset:
 
 def _list_own_types(pipeline: Pipeline) -> list[str]:
     """Return the types in it that skops doesn't know and that are scikit-learn's or numpy's own."""
+    import skops.io  # here, as the plots below: a search's workers come to need neither until its end
+
     unknown = skops.io.get_untrusted_types(data=skops.io.dumps(pipeline))
     return [name for name in unknown if name.split(".")[0] in {"sklearn", "numpy", "scipy"}]
 
 
 def _collect_artifacts(folder: Path, task: Task, pipeline: Pipeline) -> None:
+    from tabular.plots import plot_confusion, plot_residuals
+
     plots, code = folder / "plots", folder / "code"
     plots.mkdir()
     code.mkdir()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from sweep.cli import app as sweep_app
+from sweep.cli import add_commands as add_sweep
 from tabular.formats import is_parquet
 from wine.edge import edge, tell
 from wine.errors import show_address
@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(sweep_app, name="sweep")
+add_sweep(app)
 
 
 def _parse_number(text: str | float) -> float:
@@ -46,7 +46,7 @@ def _parse_number(text: str | float) -> float:
 def main() -> NoReturn:
     """Run the command line; a usage error is one line and exit 2, as every other expected failure is one line."""
     try:
-        code = app(prog_name="python -m wine", standalone_mode=False)
+        code = app(prog_name="./stack", standalone_mode=False)
     except TyperException as error:
         typer.echo(f"error: {error.format_message().rstrip('.')}: --help lists the options", err=True)
         sys.exit(2)

@@ -22,20 +22,20 @@ def tell(line: str, err: bool = False) -> None:
 
 
 @contextmanager
-def edge() -> Iterator[None]:
+def edge(failed: int = 1, bug: int = 3) -> Iterator[None]:
     """End the process with 1 and one line for an expected failure, 130 for Ctrl-C, 143 for SIGTERM, 3 for a bug."""
     signal.signal(signal.SIGTERM, _terminate)
     tame_libraries()
     try:
         yield
     except TrainerError as error:
-        _exit(1, f"error: {error}")
+        _exit(failed, f"error: {error}")
     except KeyboardInterrupt:
         _exit(130, "interrupted")
     except Terminated as error:
         _exit(143, f"terminated: {error}")
     except Exception:  # noqa: BLE001 - whatever else it is, it's a bug
-        _exit(3, f"{traceback.format_exc()}error: this is a bug in the trainer, please report it")
+        _exit(bug, f"{traceback.format_exc()}error: this is a bug in the trainer, please report it")
 
 
 def _exit(code: int, line: str) -> NoReturn:

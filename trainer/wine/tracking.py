@@ -20,7 +20,6 @@ from sklearn.linear_model import ElasticNet
 from wine.data import Split, Table
 from wine.errors import Terminated, TrainerError
 from wine.model import Hyperparameters, Metrics
-from wine.plots import plot_coefficients, plot_residuals
 from wine.settings import impatience
 
 TAGS = {"team": "Analytics Principal", "dataset": "Wine", "release.version": "2.2.2"}
@@ -123,6 +122,8 @@ def _describe_dataset(table: Table) -> PandasDataset:
 
 
 def _collect_artifacts(folder: Path, model: ElasticNet, split: Split) -> None:
+    from wine.plots import plot_coefficients, plot_residuals  # (matplotlib: a search's workers don't draw)
+
     plots, code = folder / "plots", folder / "code"
     plots.mkdir()
     code.mkdir()
