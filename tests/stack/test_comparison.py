@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -10,10 +11,39 @@ from mlflow.entities import Metric, Param
 
 from lifecycle import comparison
 from stack.deployment import Deployment
+from stack.walk import open_browser
 from wine.errors import TrainerError
 
+# Of each table its rows, of each plot its size and how many of its marks take room; and whether the styles count.
+LOOK = """
+const size = element => { const box = element.getBoundingClientRect(); return [box.width, box.height]; };
+return {
+    rows: [...document.querySelectorAll("table")].map(table => table.rows.length),
+    plots: [...document.querySelectorAll("figure svg")].map(size),
+    marks: [...document.querySelectorAll("figure svg")].map(plot =>
+        [...plot.querySelectorAll("path, use")].filter(mark => size(mark).some(side => side > 1)).length),
+    best: getComputedStyle(document.querySelector("td.best")).backgroundColor,
+    said: document.querySelector("td.best").textContent,
+};
+"""
 
-def test_runs_are_compared_by_id_and_by_experiment(stack: Deployment, client: MlflowClient) -> None:
+
+def see_report(report: Path, folder: Path) -> None:
+    """Open a report in a browser: it loads without an error and shows its tables and plots."""
+    with open_browser(folder / "profile") as browser:
+        browser.get(report.as_uri())
+        seen = browser.execute_script(LOOK)
+        errors = [entry["message"] for entry in browser.get_log("browser")]
+    assert errors == []
+    assert seen["rows"] == [4, 3, 3]  # each with its head: metrics of three runs, differences of two, two params
+    assert len(seen["plots"]) == 2
+    assert all(width > 200 and height > 150 for width, height in seen["plots"])
+    lines, points = seen["marks"]  # with the axes and their ticks
+    assert (lines >= 8, points >= 12) == (True, True), seen["marks"]
+    assert (seen["best"], seen["said"]) == ("rgb(230, 244, 234)", "0.71")
+
+
+def test_runs_are_compared_by_id_and_by_experiment(stack: Deployment, client: MlflowClient, tmp_path: Path) -> None:
     name = f"compared-{time.time_ns()}"
     experiment = client.create_experiment(name)
     runs = []
@@ -31,6 +61,7 @@ def test_runs_are_compared_by_id_and_by_experiment(stack: Deployment, client: Ml
     result = stack.run("compare", "--experiment", name, "--output", "report.html")
     assert result.returncode == 0, result.stderr
     assert "3 runs" in result.stderr
+    see_report(report, tmp_path)
     text = report.read_text()
     assert text.startswith("<!DOCTYPE html>")
     assert text.rstrip().endswith("</html>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -262,6 +263,41 @@ def test_a_version_that_can_not_be_served_changes_nothing(first: Served, tmp_pat
         status = first.stack.run("status")
         assert status.returncode == 1
         assert [SERVED, "1", version, "kept"] in [line.split()[:4] for line in status.stdout.splitlines()]
+
+
+@pytest.fixture
+def opened(first: Served) -> Iterator[Served]:
+    """The same, by an operator who lets models run code of their own."""
+    first.stack.environment["STACK_SERVE_PICKLE"] = "on"
+    first.stack.compose("up", "--detach", "--no-deps", "serving")
+    try:
+        first.wait_for("1")
+        yield first
+    finally:
+        del first.stack.environment["STACK_SERVE_PICKLE"]
+        first.promote("1")
+        first.stack.compose("up", "--detach", "--no-deps", "serving")
+        first.wait_for("1")
+
+
+def test_a_model_whose_module_is_missing_changes_nothing(
+    opened: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models that are data need no module that is not there; one by pickle may."""
+    (tmp_path / "teams_own_code.py").write_text(
+        "from sklearn.linear_model import ElasticNet\n\n\nclass Careful(ElasticNet):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    careful = importlib.import_module("teams_own_code").Careful
+    _, frame = make_model(0.3)
+    model = careful(alpha=0.3).fit(frame, frame.sum(axis=1))
+    version = opened.register(0.3, sk_model=model, serialization_format="cloudpickle")
+    with Load(opened, clients=1) as load:
+        opened.promote(version)
+        reason = opened.wait_for_reason(version)
+    assert reason == "it needs the Python module 'teams_own_code', which the image of serving has not"
+    assert {(status, served) for status, served, _ in load.answers} == {(200, "1")}
+    assert opened.read_state()["served"] == "1"
 
 
 def test_a_worker_that_dies_is_started_again(first: Served) -> None:

@@ -132,17 +132,41 @@ def test_the_notebook_runs_from_top_to_bottom(stack: Deployment, client: MlflowC
     assert client.get_run(version.run_id).data.params["alpha"] == "0.02"
 
 
-def test_a_pipeline_trains_and_registers_by_an_account_of_its_own(stack: Deployment, client: MlflowClient) -> None:
+def test_a_pipeline_trains_registers_and_promotes_by_an_account_of_its_own(
+    stack: Deployment, client: MlflowClient
+) -> None:
     stack.check("user", "add", "walk-ann", "--role", "editor")
-    password = stack.check("user", "token", "add", "walk-ann", "--for", "ci", "--expires", "1d").strip()
+    token = stack.check("user", "token", "add", "walk-ann", "--for", "ci", "--expires", "1d", "--role", "promoter")
+    password = token.strip()
     login = {"MLFLOW_TRACKING_USERNAME": "walk-ann-ci", "MLFLOW_TRACKING_PASSWORD": password}
     steps = yaml.safe_load((CHECKOUT / "examples/ci/train.yml").read_text())["jobs"]["train"]["steps"]
     commands = [step["run"] for step in steps if "run" in step]
-    assert "python examples/train.py trainer/data/winequality-red.csv 0.1 0.5" in commands
-    run_example(stack, "train.py", str(DATA), "0.1", "0.5", **login)
+    assert "python examples/ci/train.py trainer/data/winequality-red.csv held-out.csv 0.1 0.5" in commands
+    folder = stack.root.parent / "pipeline"  # (of the machine, whose folders ./stack can mount)
+    folder.mkdir()
+    run_example(stack, "ci/train.py", str(DATA), str(folder / "held-out.csv"), "0.1", "0.5", **login)
     printed = run_example(stack, "ci/register.py", "Wine Regression", "Wine_by_pipeline", **login)
     version = client.get_model_version("Wine_by_pipeline", printed.split()[-1])
     assert client.get_run(version.run_id).data.params["alpha"] == "0.1"
+    # The gate's step as the runner would have it: its expressions filled in, by the shell, where the file is.
+    (step,) = [command for command in commands if "promote" in command]
+    for expression, value in (("vars.STACK_HOME", str(stack.root)), ("steps.register.outputs.version", printed)):
+        step = step.replace(f"${{{{ {expression} }}}}", value.strip())
+    assert "${{" not in step
+    result = subprocess.run(
+        ["bash", "-e", "-c", step],
+        cwd=folder,
+        env={**os.environ, **stack.login(), **login, "MODEL": "Wine_by_pipeline"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    promoted = client.get_model_version_by_alias("Wine_by_pipeline", "production")
+    assert (promoted.version, promoted.current_stage) == (version.version, "Production")
+    assert promoted.tags["stack.gate"] == "passed"
+    assert promoted.tags["stack.promoted_by"] == "walk-ann-ci"
 
 
 def test_experiments_are_created_renamed_searched_and_deleted(client: MlflowClient) -> None:

@@ -11,8 +11,10 @@ import pytest
 from mlflow.utils.credentials import read_mlflow_creds
 from rich.console import Console
 
-from lifecycle import comparison, metrics, settings
+from lifecycle import comparison, metrics, promotion, registry, settings
 from lifecycle.comparison import Row
+from tracking import production
+from wine import registry as trained
 from wine.errors import TrainerError
 
 
@@ -114,3 +116,19 @@ def test_the_report_needs_nothing_else_and_runs_nothing() -> None:
     assert re.search(r'class="n best">0.25<', report)
     assert "-0.25" in report
     assert len(report) < 200_000
+
+
+@pytest.mark.parametrize("name", ["ALIAS", "HISTORY", "CHAMPION_HEADER", "ROLLBACK_HEADER", "NOBODY"])
+def test_server_and_command_write_the_same_names(name: str) -> None:
+    assert getattr(registry, name) == getattr(production, name)
+
+
+def test_the_trainer_sets_the_alias_that_the_server_watches() -> None:
+    assert trained.ALIAS == production.ALIAS
+
+
+def test_the_gates_tags_are_a_promoters_and_none_that_only_the_server_writes() -> None:
+    tags = {promotion.OUTCOME, promotion.RUN, promotion.RULE, promotion.REASON}
+    assert len(tags) == 4
+    assert all(tag.startswith(production.RESERVED) for tag in tags)
+    assert not tags & production.OWN
