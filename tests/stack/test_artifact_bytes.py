@@ -81,6 +81,22 @@ def test_a_file_of_any_size_comes_back_byte_for_byte(
     assert listed == {f"sizes/{size}.bin": size or None for size in sizes}
 
 
+def test_a_client_fetches_in_pieces_what_is_more_than_one(place: Place, tmp_path: Path) -> None:
+    """To a client a size means pieces, and those cost a small file more than its bytes."""
+    told = {}
+    for size in (1, 100 * MIB, 100 * MIB + 1):
+        file = tmp_path / f"{size}.bin"
+        digest = write_file(file, size)
+        place.client.log_artifact(place.run, str(file), "pieces")
+        file.unlink()
+        signed = place.stack.ask(f"/api/2.0/mlflow-artifacts/presigned/{place.folder}/pieces/{file.name}", place.login)
+        told[size] = signed.json().get("file_size")
+        found = Path(place.client.download_artifacts(place.run, f"pieces/{file.name}", str(tmp_path)))
+        assert digest_file(found) == digest
+        found.unlink()
+    assert told == {1: None, 100 * MIB: None, 100 * MIB + 1: 100 * MIB + 1}
+
+
 @pytest.mark.timeout(3600)
 def test_a_folder_of_many_files_comes_back_whole(client: MlflowClient, run: str, tmp_path: Path, soak: bool) -> None:
     source, target = tmp_path / "source", tmp_path / "target"

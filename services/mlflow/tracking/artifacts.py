@@ -11,6 +11,7 @@ its length is not said beforehand is streamed through here, to the store, withou
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import posixpath
 import time
@@ -31,6 +32,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import get_session
 from itsdangerous import BadSignature, URLSafeSerializer
 from mlflow.entities import FileInfo
+from mlflow.entities.presigned_download import PresignedDownloadUrlResponse
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.server.handlers import _content_disposition_attachment
@@ -56,6 +58,8 @@ STORE_SECONDS, STORE_DOWNLOAD_SECONDS = 60, 24 * 3600
 PART_SECONDS = 3600
 # After how long without an answer the store is taken for dead; boto3 waits a minute, and then once more.
 READ_SECONDS = 15
+# From which size on MLflow's clients fetch an object in pieces, bytes: it is more than one of their pieces then.
+IN_PIECES = 100 * 1024 * 1024 + 1
 METHODS = {"get_object": ("GET", "HEAD"), "put_object": ("PUT",), "upload_part": ("PUT",)}
 
 is_head: ContextVar[bool] = ContextVar("is_head", default=False)
@@ -216,6 +220,16 @@ class SigningRepository(Passing, S3ArtifactRepository):
     def _get_s3_client(self) -> Any:
         client = super()._get_s3_client()
         return ClientSideSigner(client, self.urls) if flask.has_request_context() else client
+
+    def get_download_presigned_url(self, artifact_path: str, expiration: int = 300) -> PresignedDownloadUrlResponse:
+        """Return where an object is. Raises MlflowException.
+
+        MLflow's client takes a size for a wish that it fetch the object in pieces, by many threads, which costs more
+        than it brings as long as there are few pieces. Without one it asks for the whole by the artifact's own path.
+        """
+        found = super().get_download_presigned_url(artifact_path, expiration)
+        is_large = found.file_size is not None and found.file_size >= IN_PIECES
+        return found if is_large else dataclasses.replace(found, file_size=None)
 
 
 class PlainRepository(Passing, ArtifactRepository):
