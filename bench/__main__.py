@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import client, effort, gateway, guesses, load, serving, settings, stacks, transfers
+from bench import client, effort, gateway, guesses, load, metadata, serving, settings, stacks, transfers
 from bench.latency import Sample
 from bench.report import Machine, Report, Server
 
@@ -96,6 +96,7 @@ class Subject(StrEnum):
     LOGIN = "login"
     ARTIFACTS = "artifacts"
     SERVING = "serving"
+    METADATA = "metadata"
 
 
 def main(
@@ -125,6 +126,11 @@ def main(
             predicted = serving.measure(place, servers, chosen, machine)
             print(predicted.to_text())
             figures |= predicted.to_data()
+        if subject in (None, Subject.METADATA):
+            say("Asking for runs and logging metrics")
+            asked = metadata.measure(place, servers, chosen, machine)
+            print(asked.to_text())
+            figures |= asked.to_data()
         if subject in (None, Subject.LOGIN):
             report = measure_login(servers, chosen, place, machine)
             print(report.to_text())

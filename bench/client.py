@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import itertools
 import time
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -14,11 +15,12 @@ from bench.latency import Sample
 QUESTION = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 TIMEOUT_SECONDS = 60
 Login = tuple[str, str]
+NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: a path, and what is posted there, if anything."""
+    """What is asked: a path, and what is posted there, if anything. %N% in it is another number each time."""
 
     path: str = QUESTION
     body: str = ""
@@ -54,7 +56,8 @@ def ask(
     """Ask a question once. Returns the status and the milliseconds until the answer was there."""
     start = time.perf_counter()
     headers = {"Authorization": authorization, **question.headers}
-    connection.request(question.method, question.path, question.body or None, headers)
+    body = question.body.replace("%N%", str(next(NUMBERS))) if question.body else None
+    connection.request(question.method, question.path, body, headers)
     answer = connection.getresponse()
     answer.read()
     return answer.status, (time.perf_counter() - start) * 1000

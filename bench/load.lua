@@ -1,4 +1,7 @@
 -- wrk's script: logs in with the header in a file, since a command line is everybody's to read; prints figures as JSON.
+-- %N% in a body is another number each time, so that each request writes something new.
+local count = 0
+
 function init(args)
     local file = assert(io.open(args[1]))
     wrk.headers["Authorization"] = file:read("*l")
@@ -7,6 +10,14 @@ function init(args)
         file = assert(io.open(args[2]))
         wrk.method, wrk.body, wrk.headers["Content-Type"] = "POST", file:read("*a"), args[3]
         file:close()
+        math.randomseed(os.time())
+        count = math.random(1, 1000) * 1000000
+        if wrk.body:find("%N%", 1, true) then
+            request = function()
+                count = count + 1
+                return wrk.format(nil, nil, nil, (wrk.body:gsub("%%N%%", tostring(count))))
+            end
+        end
     end
 end
 

@@ -22,6 +22,7 @@ GOOD = {
     "STACK_WORKERS": "2",
     "STACK_URL_SECONDS": "300",
     "STACK_JOBS": "off",
+    "STACK_FAST_PATH": "on",
 }
 
 
@@ -92,9 +93,11 @@ def test_all_addresses_are_any_address(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("workers", range(1, settings.MAX_WORKERS + 1))
 def test_all_pools_together_stay_within_what_postgres_allows(workers: int) -> None:
-    kept, overflow = settings.share_connections(workers)
-    assert kept >= 1
-    assert workers * settings.POOLS * (kept + overflow) <= settings.CONNECTIONS
+    share = settings.share_connections(workers)
+    assert share.kept >= 1
+    assert share.fast >= 1
+    pools = (settings.POOLS - 1) * (share.kept + share.overflow) + share.fast
+    assert workers * (pools + 1) <= settings.CONNECTIONS
 
 
 def test_a_missing_secret_is_one_clear_error() -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
+    from tracking.fast.paths import Fast
     from tracking.uploads import Uploads
 
 from tracking import artifacts, closed, identity, readiness, settings, spelling, targets
@@ -31,8 +32,12 @@ Answer = tuple[int, dict[str, str] | None, dict[str, str]]  # status, body, head
 
 async def respond(send: Send, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
     """Send a whole answer: JSON, or no body for None."""
-    content = b"" if body is None else json.dumps(body).encode()
-    fields = {"content-length": str(len(content)), "content-type": "application/json", **(headers or {})}
+    await send_body(send, status, b"" if body is None else json.dumps(body).encode(), headers or {})
+
+
+async def send_body(send: Send, status: int, content: bytes, headers: dict[str, str]) -> None:
+    """Send a whole answer whose body is JSON already, or empty."""
+    fields = {"content-length": str(len(content)), "content-type": "application/json", **headers}
     await send(
         {
             "type": "http.response.start",
@@ -91,6 +96,15 @@ class StackApp:
         """What this worker knows of its users (its threads are its own: so it is made after the fork)."""
         return identity.Identity()
 
+    @functools.cached_property
+    def fast(self) -> Fast | None:
+        """The fast path of this worker, None if it is off."""
+        if not self.settings.fast_path:
+            return None
+        from tracking.fast.paths import Fast
+
+        return Fast(self.settings.database_uri, settings.share_connections(self.settings.workers).fast)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Route by path; the gateway lets no client reach the paths of the stack."""
         if scope["type"] == "lifespan":
@@ -119,7 +133,25 @@ class StackApp:
             find = self.find_upload if scope["path"].startswith(UPLOAD_PATH) else self.find_use
             await respond(send, *await find(scope))
         else:
+            await self.answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of the hot path, or let MLflow."""
+        if self.fast is None or (route := self.fast.find(scope)) is None:
             await self.mlflow_app(read_head(scope), receive, send)
+            return
+        from tracking.fast.database import LostError
+
+        name, _ = identity.read_basic(scope) or ("", "")
+        try:
+            body, headers, receive = await self.fast.answer(route, scope, receive, self.identity.find_account(name))
+        except LostError:
+            await respond(send, *UNAVAILABLE)
+            return
+        if body is None:
+            await self.mlflow_app(read_head(scope), receive, send)
+        else:
+            await send_body(send, 200, body, headers)
 
     def find_signed(self, scope: Scope) -> Answer:
         """Return where the object of a signed URL is; 403 for one that is no good."""
@@ -197,6 +229,8 @@ def create_app() -> ASGIApp:
     from tracking import production, rules, uploads
 
     chosen = settings.load()
+    if chosen.fast_path:
+        pass
     key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
     urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
     artifacts.register(flask_app, chosen.tls, urls)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import sqlalchemy
 from cachetools import LRUCache
@@ -40,7 +41,9 @@ ACCOUNT = sqlalchemy.text("""
     SELECT users.password_hash, users.is_admin,
         array_remove(array_agg(DISTINCT roles.name), NULL),
         array_remove(array_agg(DISTINCT grants.resource_type)
-            FILTER (WHERE grants.resource_pattern = '*' AND grants.permission IN ('EDIT', 'MANAGE')), NULL)
+            FILTER (WHERE grants.resource_pattern = '*' AND grants.permission IN ('EDIT', 'MANAGE')), NULL),
+        jsonb_agg(DISTINCT jsonb_build_array(grants.resource_type, grants.resource_pattern, grants.permission))
+            FILTER (WHERE roles.workspace = :workspace AND grants.id IS NOT NULL)
     FROM users
     LEFT JOIN user_role_assignments AS assigned ON assigned.user_id = users.id
     LEFT JOIN roles ON roles.id = assigned.role_id
@@ -48,6 +51,14 @@ ACCOUNT = sqlalchemy.text("""
     WHERE users.username = :name
     GROUP BY users.id
 """)
+
+
+class Grant(NamedTuple):
+    """A permission of a role, as mlflow.server.auth.requirements reads it."""
+
+    resource_type: str
+    resource_pattern: str
+    permission: str
 
 
 @dataclass(frozen=True)
@@ -59,12 +70,14 @@ class Account:
         is_admin: MLflow's flag.
         roles: names of the roles that the user has.
         edits: resource types of which these roles may edit all.
+        grants: all that these roles allow or deny.
     """
 
     password_hash: str
     is_admin: bool
     roles: frozenset[str]
     edits: frozenset[str]
+    grants: tuple[Grant, ...] = ()
 
     def may_log_in(self, now: datetime) -> bool:
         """Return whether the account is neither disabled nor expired."""
@@ -120,10 +133,11 @@ def read_account(name: str) -> Account | None:
     from mlflow.server.auth import store
 
     with store.engine.connect() as connection:
-        row = connection.execute(ACCOUNT, {"name": name}).one_or_none()
+        row = connection.execute(ACCOUNT, {"name": name, "workspace": roles.WORKSPACE}).one_or_none()
     if row is None:
         return None
-    return Account(row[0], bool(row[1]), frozenset(row[2] or ()), frozenset(row[3] or ()))
+    grants = tuple(sorted(Grant(*grant) for grant in row[4] or ()))
+    return Account(row[0], bool(row[1]), frozenset(row[2] or ()), frozenset(row[3] or ()), grants)
 
 
 def find_hash(account: Account | None) -> str | None:

@@ -11,6 +11,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from tracking import closed, store
@@ -25,7 +26,8 @@ MAX_URL_SECONDS = 300  # a URL outlives its user's account
 MODEL_SOURCES = r"\A(?:mlflow-artifacts:/(?!/)|runs:/|models:/|(?:dummy-source|prompt-template)\Z)"
 # What Postgres allows (max_connections = 100) less some for its own and the operator's.
 CONNECTIONS = 90
-POOLS = 3  # tracking, registry and auth have one each, in each worker
+POOLS = 4  # tracking, registry and auth have one each, in each worker, and so has the fast path
+MAX_FAST = 8  # as many statements at a time keep two cores busy
 # Which Host headers are answered besides the operator's: the loopback addresses and the compose names of the gateway.
 TLS = ("off", "self-signed", "files", "upstream")
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]", "nginx", "gateway")
@@ -51,6 +53,7 @@ class Settings:
         jobs: whether MLflow's job runners (scorers, trace archival) run beside the server.
         opened: features of MLflow that are open though the stack doesn't use them (tracking/closed.py).
         log: whether served predictions are logged (`migrate` makes the place for it).
+        fast_path: whether plain requests are answered beside MLflow's handlers (tracking/fast).
     """
 
     database_uri: str
@@ -64,41 +67,58 @@ class Settings:
     jobs: bool
     opened: frozenset[str]
     log: bool = False
+    fast_path: bool = True
+
+
+class Reader:
+    """Reads variables that docker-compose.yml sets, and remembers what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def read(self, name: str, *choices: str) -> str:
+        """Return the value, which is one of the choices if there are any."""
+        value = os.environ.get(name, "")
+        if not value:
+            self.faults.append(f"{name} is not set: docker-compose.yml sets it")
+        elif choices and value not in choices:
+            self.faults.append(f"{name} is {value!r}: choose {' or '.join(choices)}")
+        return value
+
+    def count(self, name: str, most: int) -> int:
+        """Return the value, a whole number from 1 to `most`."""
+        value = self.read(name)
+        if value.isdigit() and 1 <= int(value) <= most:
+            return int(value)
+        if value:
+            self.faults.append(f"{name} is {value!r}: choose a whole number from 1 to {most}")
+        return 0
+
+    def switch(self, name: str) -> bool:
+        """Return whether the value is "on"."""
+        return self.read(name, "on", "off") == "on"
 
 
 def load() -> Settings:
     """Return the settings. Raises SettingsError that names every fault there is."""
-    faults: list[str] = []
-
-    def read(name: str) -> str:
-        value = os.environ.get(name, "")
-        if not value:
-            faults.append(f"{name} is not set: docker-compose.yml sets it")
-        return value
-
-    workers = read("STACK_WORKERS")
-    if workers and not (workers.isdigit() and 1 <= int(workers) <= MAX_WORKERS):
-        faults.append(f"STACK_WORKERS is {workers!r}: choose a whole number from 1 to {MAX_WORKERS}")
-    url_seconds = read("STACK_URL_SECONDS")
-    if url_seconds and not (url_seconds.isdigit() and 1 <= int(url_seconds) <= MAX_URL_SECONDS):
-        faults.append(f"STACK_URL_SECONDS is {url_seconds!r}: choose a whole number from 1 to {MAX_URL_SECONDS}")
-    jobs = read("STACK_JOBS")
-    if jobs and jobs not in ("on", "off"):
-        faults.append(f"STACK_JOBS is {jobs!r}: choose on or off")
+    reader = Reader()
+    workers = reader.count("STACK_WORKERS", MAX_WORKERS)
+    url_seconds = reader.count("STACK_URL_SECONDS", MAX_URL_SECONDS)
+    jobs, fast_path = reader.switch("STACK_JOBS"), reader.switch("STACK_FAST_PATH")
     opened = {name for name in os.environ.get("STACK_OPEN", "").split(",") if name}
     if unknown := sorted(opened - set(SWITCHES)):
-        faults.append(f"STACK_OPEN is {','.join(sorted(opened))!r}, {unknown[0]!r} is none of {', '.join(SWITCHES)}")
+        reader.faults.append(
+            f"STACK_OPEN is {','.join(sorted(opened))!r}, {unknown[0]!r} is none of {', '.join(SWITCHES)}"
+        )
     public_url = os.environ.get("STACK_PUBLIC_URL", "")
     if public_url and not (urlsplit(public_url).scheme in ("http", "https") and urlsplit(public_url).hostname):
-        faults.append(f"STACK_PUBLIC_URL is {public_url!r}: write it as https://mlflow.example.org")
-    required = {name: read(name) for name in ("STACK_DATABASE_URI", "STACK_AUTH_DATABASE_URI")}
+        reader.faults.append(f"STACK_PUBLIC_URL is {public_url!r}: write it as https://mlflow.example.org")
+    required = {name: reader.read(name) for name in ("STACK_DATABASE_URI", "STACK_AUTH_DATABASE_URI")}
     chosen_store, store_faults = store.read(os.environ)
-    faults += store_faults
-    bind, tls = read("STACK_BIND"), read("STACK_TLS")
-    if tls and tls not in TLS:
-        faults.append(f"STACK_TLS is {tls!r}: choose {', '.join(TLS)}")
-    if faults:
-        raise SettingsError("\n".join(faults))
+    reader.faults += store_faults
+    bind, tls = reader.read("STACK_BIND"), reader.read("STACK_TLS", *TLS)
+    if reader.faults:
+        raise SettingsError("\n".join(reader.faults))
     return Settings(
         database_uri=required["STACK_DATABASE_URI"],
         auth_database_uri=required["STACK_AUTH_DATABASE_URI"],
@@ -106,11 +126,12 @@ def load() -> Settings:
         public_url=public_url.rstrip("/"),
         bind=bind,
         tls=tls,
-        workers=int(workers),
-        url_seconds=int(url_seconds),
-        jobs=jobs == "on",
-        opened=frozenset(opened | ({"jobs"} if jobs == "on" else set())),
+        workers=workers,
+        url_seconds=url_seconds,
+        jobs=jobs,
+        opened=frozenset(opened | ({"jobs"} if jobs else set())),
         log=os.environ.get("STACK_PREDICTION_LOG") == "on",
+        fast_path=fast_path,
     )
 
 
@@ -155,12 +176,26 @@ def write_auth_config(settings: Settings, path: Path) -> None:
     )
 
 
-def share_connections(workers: int) -> tuple[int, int]:
-    """Return how many connections each pool of each worker keeps, and how many more it may open."""
+class Connections(NamedTuple):
+    """How many connections to Postgres a worker may have.
+
+    Attributes:
+        kept: that each of MLflow's pools keeps.
+        overflow: that each of them may open beside.
+        fast: of the fast path.
+    """
+
+    kept: int
+    overflow: int
+    fast: int
+
+
+def share_connections(workers: int) -> Connections:
+    """Return each worker's share of what Postgres allows."""
     # (one more in each worker is for locks: tracking/production.py)
     share = (CONNECTIONS - workers) // (POOLS * workers)
     kept = min(5, share)
-    return kept, min(5, share - kept)
+    return Connections(kept, min(5, share - kept), min(MAX_FAST, share))
 
 
 def describe_store(chosen: store.Store) -> dict[str, str]:
@@ -180,7 +215,7 @@ def describe_store(chosen: store.Store) -> dict[str, str]:
 def apply(settings: Settings) -> None:
     """Set what MLflow reads from the environment, in this process."""
     auth_config = Path("/tmp/auth.ini")
-    kept, overflow = share_connections(settings.workers)
+    shares = share_connections(settings.workers)
     write_auth_config(settings, auth_config)
     os.environ.update(
         {
@@ -195,8 +230,8 @@ def apply(settings: Settings) -> None:
             "MLFLOW_CREATE_MODEL_VERSION_SOURCE_VALIDATION_REGEX": MODEL_SOURCES,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": str(settings.jobs).lower(),
             # A pool that is empty waits; a Postgres that is full answers 400, which clients don't try again.
-            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(kept),
-            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(overflow),
+            "MLFLOW_SQLALCHEMYSTORE_POOL_SIZE": str(shares.kept),
+            "MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW": str(shares.overflow),
             # `migrate` made the accounts; if somebody has removed `admin` since, MLflow is not to want it back.
             "_MLFLOW_AUTH_ADMIN_BOOTSTRAPPED": "true",
             # What `mlflow server` hands to its workers (mlflow/server/constants.py, mlflow/server/__init__.py).
