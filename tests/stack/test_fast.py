@@ -70,6 +70,7 @@ class Side:
         return NAMED.sub(lambda found: self.tokens.get(found[0], found[0]), text)
 
 
+ID, PARAMETERS = re.compile(r"[0-9a-f]{32}"), re.compile(r"\\n\[parameters: .*?\}\]")
 NAMED = re.compile(r"[0-9a-f]{32}|[a-z]+-[a-z]+-[0-9]{1,4}")
 
 
@@ -120,6 +121,9 @@ def sort_lists(value: Any, *, in_run: bool = False) -> Any:
 def describe(side: Side, response: requests.Response) -> tuple[object, ...]:
     """Return what a client sees of an answer."""
     text = side.name(response.text)
+    if not response.ok:
+        # MLflow's own, on both sides: the statement that failed, with an id that never came to be and values in any order.
+        text = PARAMETERS.sub("", ID.sub("(id)", text))
     try:
         content = sort_lists(json.loads(text))
     except ValueError:
@@ -183,7 +187,7 @@ ODD_TEXTS: list[Any] = [
 TEXTS = mostly(choose("1", "2", "x", "value with blanks", "gr\u00fc\u00df", '{"json": true}', "'"), ODD_TEXTS)
 RUN_IDS = choose(*(f"%RUN{number}%" for number in range(RUNS)))
 SOME_RUN = mostly(RUN_IDS, ["", "0" * 32, "nothing", "%RUN0% ", "%RUN0%x", "a/b", None, 5, "run\0"])
-ODD_EXPERIMENT_IDS = [DELETED, "99", "", "01", "x", " 1", "-1", 1, None, "0"]
+ODD_EXPERIMENT_IDS = [DELETED, "99", "", "01", "x", " 1", "-1", 1, None]
 EXPERIMENT_IDS = mostly(st.just("%EXP%"), ODD_EXPERIMENT_IDS, 9)
 USERS = choose(*["admin"] * 9, *["editor"] * 5, "own", "own", "viewer", "nobody", "denied")
 
@@ -528,7 +532,8 @@ def test_most_plain_requests_took_the_fast_path(twins: Twins) -> None:
     """A fast path that replays everything would pass the tests above."""
     taken: dict[str, list[bool]] = {}
     for line in twins.deployment.logs("nginx").splitlines():
-        entry = json.loads(line) if line.startswith("{") else {}
+        # (compose puts characters for a terminal before a line)
+        entry = json.loads(line[line.index("{") :]) if '"path_taken"' in line else {}
         if entry.get("status") == 200 and (name := str(entry.get("path")).partition("/mlflow/")[2]) in {*POSTS, *GETS}:
             taken.setdefault(name, []).append(entry["path_taken"] == "fast")
     shares = {name: sum(found) / len(found) for name, found in taken.items()}

@@ -167,7 +167,8 @@ def store(metric: Metric | LogMetric) -> Stored:
     elif not math.isfinite(value):  # 1e999
         raise ReplayError
     is_nan = math.isnan(value)
-    stored = 0.0 if is_nan else max(-MAX_VALUE, min(MAX_VALUE, value))
+    # (+ 0.0: MLflow's driver writes -0.0 as a number that Postgres reads as 0)
+    stored = 0.0 if is_nan else max(-MAX_VALUE, min(MAX_VALUE, value)) + 0.0
     return Stored(metric.key, stored, metric.timestamp, metric.step, is_nan)
 
 
