@@ -122,7 +122,7 @@ def describe(side: Side, response: requests.Response) -> tuple[object, ...]:
     """Return what a client sees of an answer."""
     text = side.name(response.text)
     if not response.ok:
-        # MLflow's own, on both sides: the statement that failed, with an id that never came to be and values in any order.
+        # MLflow's own on both sides: the statement that failed, with an id that never came to be, values in any order
         text = PARAMETERS.sub("", ID.sub("(id)", text))
     try:
         content = sort_lists(json.loads(text))
