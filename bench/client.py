@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from bench.latency import Sample
 
-# Needs a login, the server and its database. (MLflow ignores an unknown field, and the fast path leaves it to MLflow: so
-# servers with and without a login do the same work.)
+# Needs a login, the server and its database. (MLflow ignores an unknown field, and the fast path leaves it to
+# MLflow: so servers with and without a login do the same work.)
 QUESTION = "/api/2.0/mlflow/experiments/get?experiment_id=0&by=handler"
 TIMEOUT_SECONDS = 60
 Login = tuple[str, str]
