@@ -295,12 +295,12 @@ GETS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "metrics/get-history": {"run_id": SOME_RUN, "metric_key": KEYS},
     "metrics/get-history-bulk-interval": {"run_ids": SOME_RUN, "metric_key": KEYS},
     "registered-models/alias": {
-        "name": st.sampled_from(["Model", "none", "", "M/x"]),
-        "alias": st.sampled_from(["best", "latest", "none", "v1", ""]),
+        "name": mostly(st.just("Model"), ["none", "", "M/x"], 9),
+        "alias": mostly(choose("best", "other"), ["latest", "none", "v1", ""], 9),
     },
     "model-versions/get-download-uri": {
-        "name": st.sampled_from(["Model", "none", ""]),
-        "version": st.sampled_from(["1", "2", "9", "x", "", "01"]),
+        "name": mostly(st.just("Model"), ["none", ""], 9),
+        "version": mostly(choose("1", "2"), ["9", "x", "", "01"], 9),
     },
 }
 OPTIONAL_GETS: dict[str, dict[str, st.SearchStrategy[Any]]] = {

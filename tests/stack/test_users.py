@@ -202,6 +202,11 @@ def test_what_is_changed_on_mlflows_side_is_seen_on_ours_and_back(
         users.delete_role(chemists.id)
 
 
+def assert_status(stack: Deployment, login: Login, experiment: str, expected: int) -> None:
+    """Rights are read again every two seconds, and a change of them holds within five."""
+    wait_until(lambda: status(stack, login, experiment) == expected, f"status {expected}", 5)
+
+
 def test_grants_and_denials(stack: Deployment, users: AuthServiceClient, client: MlflowClient, bob: Login) -> None:
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
 
@@ -213,7 +218,7 @@ def test_grants_and_denials(stack: Deployment, users: AuthServiceClient, client:
     assert told(stack, "grant", "bob", "experiment", EXPERIMENT, "READ") == (
         f"bob has READ on experiment {EXPERIMENT}\n"
     )
-    assert status(stack, bob, experiment) == 200
+    assert_status(stack, bob, experiment, 200)
     assert permission("experiment", experiment) == "READ"
     told(stack, "grant", "bob", "experiment", experiment, "MANAGE")
     assert permission("experiment", experiment) == "MANAGE"
@@ -222,10 +227,10 @@ def test_grants_and_denials(stack: Deployment, users: AuthServiceClient, client:
     told(stack, "role", "bob", "editor")
     denied = json.loads(told(stack, "deny", "bob", "experiment", EXPERIMENT, "--json"))
     assert {"kind": "experiment", "id": experiment, "permission": "DENY"} in denied["grants"]
-    assert status(stack, bob, experiment) == 403
+    assert_status(stack, bob, experiment, 403)
     assert re.search(rf"^experiment +{experiment} +{EXPERIMENT} +DENY$", told(stack, "list", "bob"), re.MULTILINE)
     told(stack, "revoke", "bob", "experiment", EXPERIMENT)
-    assert status(stack, bob, experiment) == 200
+    assert_status(stack, bob, experiment, 200)
     assert permission("experiment", experiment) == "EDIT"
     told(stack, "revoke", "bob", "model", MODEL)
     assert describe(stack, "bob")["grants"] == []

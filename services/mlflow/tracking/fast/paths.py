@@ -98,7 +98,7 @@ class Fast:
         """
         headers = dict(scope["headers"])
         size = headers.get(b"content-length", b"0")
-        kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        kind = headers.get(b"content-type", b"").partition(b";")[0]  # (MLflow takes no other spelling)
         rights = Rights(account)
         if (
             WORKSPACE_HEADER in headers
