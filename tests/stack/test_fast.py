@@ -71,6 +71,7 @@ class Side:
 
 
 ID, PARAMETERS = re.compile(r"[0-9a-f]{32}"), re.compile(r"\\n\[parameters: .*?\}\]")
+SET = re.compile(r"\{('\w+'(?:, '\w+')*)\}")  # that a message shows, whose order differs from process to process
 NAMED = re.compile(r"[0-9a-f]{32}|[a-z]+-[a-z]+-[0-9]{1,4}")
 
 
@@ -100,6 +101,10 @@ class Lane:
         return text.replace("%EXP%", self.experiment)
 
 
+def sort_set(found: re.Match[str]) -> str:
+    return "{" + ", ".join(sorted(found[1].split(", "))) + "}"
+
+
 UNORDERED = {"params", "tags", "aliases", "dataset_inputs", "model_outputs", "model_inputs"}
 
 
@@ -123,7 +128,7 @@ def describe(side: Side, response: requests.Response) -> tuple[object, ...]:
     text = side.name(response.text)
     if not response.ok:
         # MLflow's own on both sides: the statement that failed, with an id that never came to be, values in any order
-        text = PARAMETERS.sub("", ID.sub("(id)", text))
+        text = SET.sub(sort_set, PARAMETERS.sub("", ID.sub("(id)", text)))
     try:
         content = sort_lists(json.loads(text))
     except ValueError:

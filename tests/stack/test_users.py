@@ -214,7 +214,7 @@ def test_grants_and_denials(stack: Deployment, users: AuthServiceClient, client:
         name: str = users.get_user_permission("bob", kind, identifier).permission
         return name
 
-    assert status(stack, bob, experiment) == 403
+    assert_status(stack, bob, experiment, 403)
     assert told(stack, "grant", "bob", "experiment", EXPERIMENT, "READ") == (
         f"bob has READ on experiment {EXPERIMENT}\n"
     )
