@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import boto3
-import flask
 import pytest
 from botocore.config import Config
 from itsdangerous import URLSafeSerializer
@@ -21,8 +20,7 @@ URLS = artifacts.ClientUrls(URLSafeSerializer("k" * 43, salt="artifact url"), 30
 
 def make(operation: str = "get_object", seconds: int = 60, urls: artifacts.ClientUrls = URLS) -> str:
     """Return the token of a URL."""
-    with flask.Flask("test").test_request_context(base_url="https://mlflow.example.org:8443/"):
-        url = urls.make(operation, PLACE, seconds)
+    url = urls.make("https://mlflow.example.org:8443/", operation, PLACE, seconds)
     base, _, token = url.rpartition("/")
     assert base == "https://mlflow.example.org:8443/signed"
     return token

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import BotoCoreError
 from itsdangerous import URLSafeSerializer
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.s3_artifact_repo import _get_s3_client
@@ -27,7 +28,7 @@ SIGNED_PATH = "/_stack/signed/"  # followed by a token
 MAX_DRAINED = 1024 * 1024
 RETRY_HEADER = "x-stack-retry-after"
 
-Answer = tuple[int, dict[str, str] | None, dict[str, str]]  # status, body, headers
+Answer = tuple[int, dict[str, Any] | None, dict[str, str]]  # status, body, headers
 
 
 async def respond(send: Send, status: int, body: object = None, headers: dict[str, str] | None = None) -> None:
@@ -137,6 +138,9 @@ class StackApp:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of the hot path, or let MLflow."""
+        if "/presigned/" in scope["path"] and (found := await self.find_download(scope)) is not None:
+            await respond(send, *found)
+            return
         if self.fast is None or (route := self.fast.find(scope)) is None:
             await self.mlflow_app(read_head(scope), receive, send)
             return
@@ -168,6 +172,15 @@ class StackApp:
         upload = {**scope, "path": scope["path"].removeprefix(UPLOAD_PATH)}
         place = await self.uploads.find_place(upload, name, self.identity.find_account(name))
         return (204, None, {artifacts.OBJECT_HEADER: place}) if place else (403, None, {})
+
+    async def find_download(self, scope: Scope) -> Answer | None:
+        """Return what MLflow's client asks before each download; None if MLflow has something else to say."""
+        name, _ = identity.read_basic(scope) or ("", "")
+        try:
+            found = await self.uploads.find_download(scope, name, self.identity.find_account(name))
+        except BotoCoreError as error:
+            return artifacts.describe_store_fault(error)
+        return None if found is None else (200, found, {"vary": "Origin"})
 
     async def find_use(self, scope: Scope) -> Answer:
         """Return whether the user may ask this model: 204, or 401 with a header that says that the login is right."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import logging
 import posixpath
 import time
@@ -33,12 +34,13 @@ from botocore.session import get_session
 from itsdangerous import BadSignature, URLSafeSerializer
 from mlflow.entities import FileInfo
 from mlflow.entities.presigned_download import PresignedDownloadUrlResponse
+from mlflow.environment_variables import MLFLOW_PRESIGNED_DOWNLOAD_URL_TTL_SECONDS
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.server.handlers import _content_disposition_attachment
 from mlflow.store.artifact.artifact_repo import ArtifactRepository, StreamUploadMixin
 from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry
-from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _attachment_content_disposition
 from mlflow.utils.mime_type_utils import _guess_mime_type
 from werkzeug.exceptions import HTTPException
 
@@ -79,13 +81,15 @@ class ClientUrls:
     serializer: URLSafeSerializer
     seconds: int
 
-    def make(self, operation: str, parameters: dict[str, Any], seconds: int) -> str:
-        """Return the URL for an operation of S3's; while a request is being answered."""
+    def make(self, host_url: str, operation: str, parameters: dict[str, Any], seconds: int) -> str:
+        """Return the URL for an operation of S3's.
+
+        `host_url` is how the client came: the gateway has checked the host, and says by what scheme.
+        """
         longest = PART_SECONDS if operation == "upload_part" else self.seconds
         until = int(time.time()) + min(seconds, longest)
         token = self.serializer.dumps([operation, parameters, until])
-        # By what scheme the client came the gateway says, which has checked the host.
-        return f"{flask.request.host_url.rstrip('/')}{CLIENT_PATH}{token}"
+        return f"{host_url.rstrip('/')}{CLIENT_PATH}{token}"
 
     def read(self, token: str, method: str) -> tuple[str, dict[str, Any]]:
         """Return the operation and its parameters. Raises TokenError."""
@@ -132,7 +136,7 @@ class ClientSideSigner:
 
     def generate_presigned_url(self, operation: str, Params: dict[str, Any], ExpiresIn: int = PART_SECONDS) -> str:  # noqa: N803
         """Return a URL below the URL by which the client reached the gateway."""
-        return self._urls.make(operation, Params, ExpiresIn)
+        return self._urls.make(flask.request.host_url, operation, Params, ExpiresIn)
 
 
 class Reader:
@@ -231,6 +235,15 @@ class SigningRepository(Passing, S3ArtifactRepository):
         is_large = found.file_size is not None and found.file_size >= IN_PIECES
         return found if is_large else dataclasses.replace(found, file_size=None)
 
+    def describe_download(self, artifact_path: str, host_url: str) -> PresignedDownloadUrlResponse:
+        """Return the same without a Flask request. Raises MlflowException, BotoCoreError, ClientError."""
+        place = self._locate(artifact_path)
+        size = self._get_store().head_object(**place)["ContentLength"]
+        named = {"ResponseContentDisposition": _attachment_content_disposition(posixpath.basename(artifact_path))}
+        seconds = MLFLOW_PRESIGNED_DOWNLOAD_URL_TTL_SECONDS.get()
+        url = self.urls.make(host_url, "get_object", place | named, seconds)
+        return PresignedDownloadUrlResponse(url, {}, size if size >= IN_PIECES else None)
+
 
 class PlainRepository(Passing, ArtifactRepository):
     """The same without signed URLs for clients: all bytes come and go by the artifacts' own paths.
@@ -281,13 +294,17 @@ def describe_download(path: str) -> dict[str, str]:
     }
 
 
-def answer_store_fault(error: Exception) -> flask.Response:
-    """Return 503: the store can't be reached, which passes."""
+def describe_store_fault(error: Exception) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Return status, body and headers of 503: the store can't be reached, which passes."""
     logger.warning("the object store does not answer: %s", error)
     fault = MlflowException("the object store does not answer: try again", TEMPORARILY_UNAVAILABLE)
-    return flask.Response(
-        fault.serialize_as_json(), fault.get_http_status_code(), {"Retry-After": "2"}, mimetype="application/json"
-    )
+    return fault.get_http_status_code(), json.loads(fault.serialize_as_json()), {"retry-after": "2"}
+
+
+def answer_store_fault(error: Exception) -> flask.Response:
+    """Return the same to Flask."""
+    status, body, headers = describe_store_fault(error)
+    return flask.Response(json.dumps(body), status, headers, mimetype="application/json")
 
 
 def register(app: flask.Flask, tls: str, urls: ClientUrls) -> None:
