@@ -192,7 +192,7 @@ ODD_TEXTS: list[Any] = [
 TEXTS = mostly(choose("1", "2", "x", "value with blanks", "gr\u00fc\u00df", '{"json": true}', "'"), ODD_TEXTS)
 RUN_IDS = choose(*(f"%RUN{number}%" for number in range(RUNS)))
 SOME_RUN = mostly(RUN_IDS, ["", "0" * 32, "nothing", "%RUN0% ", "%RUN0%x", "a/b", None, 5, "run\0"])
-ODD_EXPERIMENT_IDS = [DELETED, "99", "", "01", "x", " 1", "-1", 1, None]
+ODD_EXPERIMENT_IDS = [DELETED, "999999", "", "01", "x", " 1", "-1", 1, None]
 EXPERIMENT_IDS = mostly(st.just("%EXP%"), ODD_EXPERIMENT_IDS, 9)
 USERS = choose(*["admin"] * 9, *["editor"] * 5, "own", "own", "viewer", "nobody", "denied")
 
