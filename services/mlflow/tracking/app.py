@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from tracking.fast.paths import Fast
-    from tracking.uploads import Uploads
+    from tracking.identity import Account
+    from tracking.places import Places
 
 from tracking import artifacts, closed, identity, readiness, settings, spelling, targets
 
@@ -84,12 +85,12 @@ class StackApp:
     """Answers the stack's own routes, refuses who is not known and what is closed, and hands the rest to MLflow."""
 
     def __init__(
-        self, mlflow_app: ASGIApp, chosen: settings.Settings, urls: artifacts.ClientUrls, asked: Uploads
+        self, mlflow_app: ASGIApp, chosen: settings.Settings, urls: artifacts.ClientUrls, asked: Places
     ) -> None:
         self.mlflow_app = mlflow_app
         self.settings = chosen
         self.urls = urls
-        self.uploads = asked
+        self.places = asked
         self.closed = closed.Closed(chosen.opened)
 
     @functools.cached_property
@@ -138,7 +139,9 @@ class StackApp:
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of the hot path, or let MLflow."""
-        if "/presigned/" in scope["path"] and (found := await self.find_download(scope)) is not None:
+        name, _ = identity.read_basic(scope) or ("", "")
+        account = self.identity.find_account(name)
+        if (found := await self.find_download(scope, name, account)) is not None:
             await respond(send, *found)
             return
         if self.fast is None or (route := self.fast.find(scope)) is None:
@@ -146,9 +149,8 @@ class StackApp:
             return
         from tracking.fast.database import LostError
 
-        name, _ = identity.read_basic(scope) or ("", "")
         try:
-            body, headers, receive = await self.fast.answer(route, scope, receive, self.identity.find_account(name))
+            body, headers, receive = await self.fast.answer(route, scope, receive, account)
         except LostError:
             await respond(send, *UNAVAILABLE)
             return
@@ -170,14 +172,13 @@ class StackApp:
         """Return where an upload goes; 403 if MLflow has something else to say of it, and is to be asked."""
         name, _ = identity.read_basic(scope) or ("", "")
         upload = {**scope, "path": scope["path"].removeprefix(UPLOAD_PATH)}
-        place = await self.uploads.find_place(upload, name, self.identity.find_account(name))
+        place = await self.places.find_place(upload, name, self.identity.find_account(name))
         return (204, None, {artifacts.OBJECT_HEADER: place}) if place else (403, None, {})
 
-    async def find_download(self, scope: Scope) -> Answer | None:
+    async def find_download(self, scope: Scope, name: str, account: Account) -> Answer | None:
         """Return what MLflow's client asks before each download; None if MLflow has something else to say."""
-        name, _ = identity.read_basic(scope) or ("", "")
         try:
-            found = await self.uploads.find_download(scope, name, self.identity.find_account(name))
+            found = await self.places.find_download(scope, name, account)
         except BotoCoreError as error:
             return artifacts.describe_store_fault(error)
         return None if found is None else (200, found, {"vary": "Origin"})
@@ -239,7 +240,7 @@ def create_app() -> ASGIApp:
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_mlflow_app
 
-    from tracking import production, rules, uploads
+    from tracking import places, production, rules
 
     chosen = settings.load()
     if chosen.fast_path:
@@ -247,7 +248,7 @@ def create_app() -> ASGIApp:
     key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
     urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
     artifacts.register(flask_app, chosen.tls, urls)
-    app = StackApp(create_mlflow_app(), chosen, urls, uploads.Uploads())
+    app = StackApp(create_mlflow_app(), chosen, urls, places.Places())
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)
     targets.register(flask_app)

@@ -226,23 +226,17 @@ class SigningRepository(Passing, S3ArtifactRepository):
         return ClientSideSigner(client, self.urls) if flask.has_request_context() else client
 
     def get_download_presigned_url(self, artifact_path: str, expiration: int = 300) -> PresignedDownloadUrlResponse:
-        """Return where an object is. Raises MlflowException.
+        """Return where an object is. Raises MlflowException."""
+        return tell_large(super().get_download_presigned_url(artifact_path, expiration))
 
-        MLflow's client takes a size for a wish that it fetch the object in pieces, by many threads, which costs more
-        than it brings as long as there are few pieces. Without one it asks for the whole by the artifact's own path.
-        """
-        found = super().get_download_presigned_url(artifact_path, expiration)
-        is_large = found.file_size is not None and found.file_size >= IN_PIECES
-        return found if is_large else dataclasses.replace(found, file_size=None)
-
-    def describe_download(self, artifact_path: str, host_url: str) -> PresignedDownloadUrlResponse:
+    def find_download(self, artifact_path: str, host_url: str) -> PresignedDownloadUrlResponse:
         """Return the same without a Flask request. Raises MlflowException, BotoCoreError, ClientError."""
         place = self._locate(artifact_path)
         size = self._get_store().head_object(**place)["ContentLength"]
         named = {"ResponseContentDisposition": _attachment_content_disposition(posixpath.basename(artifact_path))}
         seconds = MLFLOW_PRESIGNED_DOWNLOAD_URL_TTL_SECONDS.get()
         url = self.urls.make(host_url, "get_object", place | named, seconds)
-        return PresignedDownloadUrlResponse(url, {}, size if size >= IN_PIECES else None)
+        return tell_large(PresignedDownloadUrlResponse(url, {}, size))
 
 
 class PlainRepository(Passing, ArtifactRepository):
@@ -283,6 +277,16 @@ class PlainRepository(Passing, ArtifactRepository):
 
     def _download_file(self, remote_file_path: str, local_path: str) -> None:
         self._inner._download_file(remote_file_path, local_path)
+
+
+def tell_large(found: PresignedDownloadUrlResponse) -> PresignedDownloadUrlResponse:
+    """Return the same, with the size of a large object only.
+
+    MLflow's client takes a size for a wish that it fetch the object in pieces, by many threads, which costs more than
+    it brings as long as there are few pieces. Without one it asks for the whole by the artifact's own path.
+    """
+    is_large = found.file_size is not None and found.file_size >= IN_PIECES
+    return found if is_large else dataclasses.replace(found, file_size=None)
 
 
 def describe_download(path: str) -> dict[str, str]:

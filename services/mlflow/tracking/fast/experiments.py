@@ -20,7 +20,7 @@ BY_NAME = SELECT + "WHERE name = $1 AND workspace = 'default'"
 async def get(request: Request) -> dict[str, Any]:
     """Return an experiment, deleted ones too."""
     experiment_id = read_id(request.read_query("experiment_id").get("experiment_id", ""))
-    need(request.rights.may_read_id(experiment_id))
+    need(request.rights.may_read_experiment(experiment_id))
     return describe(await request.database.fetch_row(BY_ID, experiment_id))
 
 
@@ -29,7 +29,7 @@ async def get_by_name(request: Request) -> dict[str, Any]:
     name = request.read_query("experiment_name").get("experiment_name", "")
     need(bool(name))
     row = await request.database.fetch_row(BY_NAME, name)
-    need(row is not None and request.rights.may_read_id(row["experiment_id"]))
+    need(row is not None and request.rights.may_read_experiment(row["experiment_id"]))
     return describe(row)
 
 

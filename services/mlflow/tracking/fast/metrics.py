@@ -17,9 +17,9 @@ from tracking.fast.requests import (
     Integer,
     Message,
     Milliseconds,
+    Pair,
     ReplayError,
     Request,
-    Text,
     need,
     need_name,
     need_run,
@@ -33,9 +33,15 @@ MAX_HISTORY_RUNS, MAX_PER_RUN = 100, 2500  # mlflow.server.handlers
 MAX_HISTORY = 25_000
 NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
-# The later of two values of a metric: by step, then timestamp, then value; of equal ones the first stays. The rows come
-# sorted by key, so that two requests wait for each other's rows in one order. MLflow locks in that order too.
-WRITE_METRICS = """
+# The later of two values of a metric: by step, then timestamp, then value; of equal ones the first stays.
+KEEP_LATER = """
+    ON CONFLICT (key, run_uuid) DO UPDATE
+    SET value = excluded.value, timestamp = excluded.timestamp, step = excluded.step, is_nan = excluded.is_nan
+    WHERE (excluded.step, excluded.timestamp, excluded.value)
+        > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)
+"""
+# The rows come sorted by key, so that two requests wait for each other's rows in one order. MLflow locks in it too.
+WRITE_METRICS = f"""
     metric AS (
         INSERT INTO metrics (run_uuid, key, value, timestamp, step, is_nan)
         SELECT run_uuid, key, value, timestamp, step, is_nan FROM run,
@@ -47,12 +53,9 @@ WRITE_METRICS = """
         SELECT run_uuid, key, value, timestamp, step, is_nan FROM run,
             unnest($7::varchar[], $8::float8[], $9::bigint[], $10::bigint[], $11::bool[])
             AS given (key, value, timestamp, step, is_nan)
-        ON CONFLICT (key, run_uuid) DO UPDATE
-        SET value = excluded.value, timestamp = excluded.timestamp, step = excluded.step, is_nan = excluded.is_nan
-        WHERE (excluded.step, excluded.timestamp, excluded.value)
-            > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)
+        {KEEP_LATER}
     )
-"""
+"""  # noqa: S608 # nosec B608: constants
 RUN = "run AS (SELECT run_uuid FROM runs WHERE run_uuid = $1 AND lifecycle_stage = 'active')"
 LOG_METRICS = f"WITH {RUN}, {WRITE_METRICS} SELECT run_uuid FROM run"  # noqa: S608 # nosec B608: constants
 LOG_METRIC = f"""
@@ -62,10 +65,7 @@ LOG_METRIC = f"""
     ), latest AS (
         INSERT INTO latest_metrics (run_uuid, key, value, timestamp, step, is_nan)
         SELECT run_uuid, $2::varchar, $3::float8, $4::bigint, $5::bigint, $6::bool FROM run
-        ON CONFLICT (key, run_uuid) DO UPDATE
-        SET value = excluded.value, timestamp = excluded.timestamp, step = excluded.step, is_nan = excluded.is_nan
-        WHERE (excluded.step, excluded.timestamp, excluded.value)
-            > (latest_metrics.step, latest_metrics.timestamp, latest_metrics.value)
+        {KEEP_LATER}
     )
     SELECT run_uuid FROM run
 """  # noqa: S608 # nosec B608: constants
@@ -92,7 +92,7 @@ LOG_BATCH = f"""
 """  # noqa: S608 # nosec B608: constants
 HISTORY = """
     SELECT key, value, timestamp, step, is_nan FROM metrics WHERE run_uuid = $1 AND key = $2
-    ORDER BY timestamp, step, value OFFSET $3 LIMIT $4
+    ORDER BY timestamp, step, value LIMIT $3
 """
 # As MLflow samples: the first of each of n equal parts; the last of all is added below.
 SAMPLE = """
@@ -112,30 +112,24 @@ Value = float | Literal["NaN", "Infinity", "-Infinity"]
 
 
 class Metric(Message):
-    """A metric of a batch."""
+    """What each request says of a metric."""
 
     key: str
     value: Value
     timestamp: Milliseconds
     step: Integer = 0
+
+
+class BatchMetric(Metric):
+    """A metric of a batch."""
+
     run_id: str | UnsetType = UNSET
 
 
-class Pair(Message):
-    """A parameter or tag of a batch."""
-
-    key: str
-    value: Text = ""
-
-
-class LogMetric(Message):
+class LogMetric(Metric, kw_only=True):
     """LogMetric."""
 
     run_id: str
-    key: str
-    value: Value
-    timestamp: Milliseconds
-    step: Integer = 0
     run_uuid: str | UnsetType = UNSET
 
 
@@ -143,7 +137,7 @@ class LogBatch(Message):
     """LogBatch."""
 
     run_id: str
-    metrics: Annotated[list[Metric], msgspec.Meta(max_length=MAX_METRICS)] = msgspec.field(default_factory=list)
+    metrics: Annotated[list[BatchMetric], msgspec.Meta(max_length=MAX_METRICS)] = msgspec.field(default_factory=list)
     params: Annotated[list[Pair], msgspec.Meta(max_length=MAX_PAIRS)] = msgspec.field(default_factory=list)
     tags: Annotated[list[Pair], msgspec.Meta(max_length=MAX_PAIRS)] = msgspec.field(default_factory=list)
 
@@ -158,7 +152,7 @@ class Stored(NamedTuple):
     is_nan: bool
 
 
-def store(metric: Metric | LogMetric) -> Stored:
+def store(metric: Metric) -> Stored:
     """Return the row of a metric. Raises ReplayError for what MLflow may refuse."""
     need_name(metric.key)
     value = metric.value
@@ -229,7 +223,7 @@ async def get_history(request: Request) -> dict[str, Any]:
     need(bool(key), len(key) <= MAX_NAME, "page_token" not in fields)
     most = read_count(fields["max_results"], MAX_HISTORY) if "max_results" in fields else None
     await need_right(request, run_id, "read")
-    rows = await request.database.fetch(HISTORY, run_id, key, 0, MAX_HISTORY + 1 if most is None else most + 1)
+    rows = await request.database.fetch(HISTORY, run_id, key, MAX_HISTORY + 1 if most is None else most + 1)
     need(len(rows) <= MAX_HISTORY)  # more are MLflow's: to write them would hold up the others here
     metrics = [describe_metric(*row) for row in rows[:most]]
     token = (

@@ -20,7 +20,6 @@ MAX_NAME = 250
 MAX_TEXT = 8000
 MAX_BIGINT = 2**63 - 1
 
-Name = Annotated[str, msgspec.Meta(max_length=MAX_NAME)]
 Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=MAX_BIGINT)]
 Integer = Annotated[int, msgspec.Meta(ge=-MAX_BIGINT, le=MAX_BIGINT)]
@@ -32,6 +31,13 @@ class ReplayError(Exception):
 
 class Message(msgspec.Struct, forbid_unknown_fields=True):
     """The body of a request: known fields under their own names, of their own types."""
+
+
+class Pair(Message):
+    """A parameter or tag of a request that has several."""
+
+    key: str
+    value: Text = ""
 
 
 @dataclass(frozen=True, slots=True)

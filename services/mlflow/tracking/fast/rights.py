@@ -58,7 +58,7 @@ class Rights:
         absent = get_permission(default)
         return all(requirement_satisfied(requirement, grants, default, absent) for requirement in requirements)
 
-    def may_read_id(self, experiment_id: int) -> bool:
+    def may_read_experiment(self, experiment_id: int) -> bool:
         """Return whether the experiment itself may be read."""
         return self.allow([Requirement(RESOURCE_TYPE_EXPERIMENT, str(experiment_id), "read")])
 

@@ -14,9 +14,9 @@ from msgspec import UNSET, UnsetType
 from tracking.fast.answers import INFO, MODEL_INPUTS, PARTS, describe_info, describe_run, is_plain
 from tracking.fast.requests import (
     MAX_NAME,
-    MAX_TEXT,
     Message,
     Milliseconds,
+    Pair,
     ReplayError,
     Request,
     Text,
@@ -80,13 +80,6 @@ LOG_PARAM = """
 """
 
 
-class Pair(Message):
-    """A tag."""
-
-    key: str
-    value: str = ""
-
-
 class Create(Message):
     """CreateRun."""
 
@@ -147,7 +140,7 @@ async def create(request: Request) -> dict[str, Any]:
     experiment_id = read_id(message.experiment_id)
     need(request.rights.may_create_run(experiment_id))
     tags = {tag.key: tag.value for tag in message.tags}
-    need(len(tags) == len(message.tags), all(len(key) <= MAX_NAME and len(tags[key]) <= MAX_TEXT for key in tags))
+    need(len(tags) == len(message.tags), all(len(key) <= MAX_NAME for key in tags))
     tag = tags.get(MLFLOW_RUN_NAME, "")
     need(not (message.run_name and tag and message.run_name != tag), tag != "" or MLFLOW_RUN_NAME not in tags)
     name = message.run_name or tag or _generate_random_name()

@@ -32,7 +32,7 @@ PLACE_PARTS = 4
 
 
 @dataclass
-class Uploads:
+class Places:
     """What one worker answers; used by its event loop.
 
     Attributes:
@@ -75,7 +75,7 @@ class Uploads:
             if not artifact_path.isprintable() or not isinstance(repository, SigningRepository):
                 return None
             host_url = str(Request(scope).base_url)
-            found = await asyncio.to_thread(repository.describe_download, artifact_path, host_url)
+            found = await asyncio.to_thread(repository.find_download, artifact_path, host_url)
         except (MlflowException, ClientError):
             return None
         return dict(found.to_dict())
