@@ -86,15 +86,19 @@ def read_json_values(text: str) -> Iterator[dict[str, Any]]:
 
 
 def read_services(text: str) -> list[Service]:
-    """Return the services in `docker compose ps --format json` followed by `docker stats --format json`."""
+    """Return the services in `docker compose ps --format json` followed by `docker stats --format json`.
+
+    After them may come objects {"Ready": NAME} of servers that are healthy, which Docker doesn't know yet.
+    """
     values = list(read_json_values(text))
     memory = {value["Name"]: value["MemUsage"].split(" / ")[0] for value in values if "MemUsage" in value}
+    ready = {value["Ready"] for value in values if "Ready" in value}
     return sorted(
         (
             Service(
                 name=value["Service"],
                 state=value["State"],
-                health=value.get("Health", ""),
+                health="healthy" if value["Name"] in ready else value.get("Health", ""),
                 exit_code=value.get("ExitCode", 0),
                 memory=memory.get(value["Name"], ""),
                 image=value.get("Image", ""),
