@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import client, effort, gateway, guesses, load, metadata, serving, settings, stacks, transfers
+from bench import client, effort, gateway, growth, guesses, load, metadata, serving, settings, stacks, transfers
 from bench.latency import Sample
 from bench.report import Machine, Report, Server
 
@@ -97,6 +97,7 @@ class Subject(StrEnum):
     ARTIFACTS = "artifacts"
     SERVING = "serving"
     METADATA = "metadata"
+    GROWTH = "growth"
 
 
 def main(
@@ -131,6 +132,11 @@ def main(
             asked = metadata.measure(place, servers, chosen, machine)
             print(asked.to_text())
             figures |= asked.to_data()
+        if subject is Subject.GROWTH:  # (fills the disk by 10 GB, so only when it is asked for)
+            say("Asking as runs and metrics grow")
+            grown = growth.measure(servers, chosen, machine)
+            print(grown.to_text())
+            figures |= grown.to_data()
         if subject in (None, Subject.LOGIN):
             report = measure_login(servers, chosen, place, machine)
             print(report.to_text())

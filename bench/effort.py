@@ -21,6 +21,7 @@ class Effort:
         sizes: of the files that are carried, bytes.
         transfers: how often each is carried.
         files: how many small files a folder has.
+        growth: pairs of how many runs and values of metrics the database has, from small to large.
     """
 
     rounds: int
@@ -34,6 +35,7 @@ class Effort:
     sizes: tuple[int, ...]
     transfers: int
     files: int
+    growth: tuple[tuple[int, int], ...]
 
 
 QUICK = Effort(
@@ -48,6 +50,7 @@ QUICK = Effort(
     sizes=(1_000, 1_000_000, 100_000_000),
     transfers=1,
     files=100,
+    growth=((200, 20_000), (2_000, 200_000)),
 )
 USUAL = Effort(
     rounds=5,
@@ -61,6 +64,7 @@ USUAL = Effort(
     sizes=(1_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000),
     transfers=3,
     files=1000,
+    growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
 )
 FULL = Effort(
     rounds=10,
@@ -74,4 +78,5 @@ FULL = Effort(
     sizes=(1_000, 100_000, 1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 3_000_000_000),
     transfers=3,
     files=1000,
+    growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
 )

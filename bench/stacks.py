@@ -42,6 +42,11 @@ class Servers:
         self.deployment.compose("restart", "mlflow", "nginx")
         self.wait(self.url)
 
+    def restart_database(self) -> None:
+        """Restart Postgres, so that it takes settings that it reads at its start."""
+        self.deployment.compose("restart", "postgres")
+        self.wait(self.url)
+
     def start_others(self, *services: str) -> str:
         """Start services of bench/compose.yml; return the URL of the last, once it answers."""
         self.deployment.compose("up", "--detach", "--no-build", *services, timeout=START_SECONDS)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import indexes
 import sqlalchemy
 import tenacity
 import typer
@@ -72,6 +73,8 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
             context = MigrationContext.configure(connection, opts={"version_table": table})
             if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
                 return False
+    if not indexes.has_all(tracking):
+        return False
     made = sqlalchemy.text("SELECT count(*) FROM roles WHERE workspace = :workspace AND name IN :names")
     made = made.bindparams(sqlalchemy.bindparam("names", expanding=True))
     with auth.connect() as connection:
@@ -91,8 +94,10 @@ def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
         try:
             _verify_schema(engine)
         except MlflowException:  # not the newest revision
+            indexes.drop(engine)
             _upgrade_db(engine)
             _verify_schema(engine)
+        indexes.make(engine)
 
 
 def upgrade_auth(engine: sqlalchemy.Engine) -> None:

@@ -50,10 +50,21 @@ set_passwords() {
     run_sql "$PGDATA"
 }
 
+# What goes by the memory that the container may have (docker-compose.yml: mem_limit); the rest is in postgresql.conf.
+read_memory() { # prints MB
+    bytes=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || echo max)
+    case $bytes in '' | *[!0-9]*) bytes=0 ;; esac
+    # (without a limit, a number larger than any machine)
+    if [ "$bytes" -eq 0 ] || [ "${#bytes}" -gt 15 ]; then bytes=$(($(awk '/^MemTotal:/ {print $2}' /proc/meminfo) * 1024)); fi
+    echo $((bytes / 1048576))
+}
+
 _main() {
     check_secrets
     make_cluster
     set_passwords
-    exec "$bin/postgres" -c config_file=/etc/postgres/postgresql.conf "$@"
+    memory=$(read_memory)
+    exec "$bin/postgres" -c config_file=/etc/postgres/postgresql.conf -c shared_buffers="$((memory / 4))MB" \
+        -c effective_cache_size="$((memory * 3 / 4))MB" -c maintenance_work_mem="$((memory / 16))MB" "$@"
 }
 _main "$@"

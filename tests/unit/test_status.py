@@ -85,5 +85,7 @@ def test_a_reason_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_server_that_is_ready_before_docker_asks_it_is_healthy() -> None:
-    (service,) = status.read_services(json.dumps(RUNNING | {"Health": "starting"}) + json.dumps({"Ready": "s-mlflow-1"}))
+    (service,) = status.read_services(
+        json.dumps(RUNNING | {"Health": "starting"}) + json.dumps({"Ready": "s-mlflow-1"})
+    )
     assert (service.word, service.is_well) == ("healthy", True)
