@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ try:
 except settings.SettingsError as error:
     sys.exit("\n".join(f"mlflow: {line}" for line in str(error).splitlines()))
 
-# Only the gateway can reach the server: it shares this folder, and no network.
-bind = "unix:/run/mlflow/http.sock"
+# Only the gateway can reach the server: it shares this folder, and no network. Each worker has a socket of its own, so
+# that the gateway spreads requests evenly: of one for all, whoever is quickest takes what comes, and keeps it.
+bind = [f"unix:/run/mlflow/http-{number}.sock" for number in range(1, chosen.workers + 1)]
 umask = 0o007
 worker_class = "tracking.worker.Worker"
 workers = chosen.workers
@@ -45,8 +47,15 @@ def on_starting(_server: Any) -> None:
             left.unlink(missing_ok=True)
 
 
-def post_fork(_server: Any, _worker: Any) -> None:
-    """Drop the database connections that the workers would share with the parent after fork."""
+def pre_fork(server: Any, worker: Any) -> None:
+    """Choose the socket that fewest workers have: a new worker gets that of the one that ended."""
+    taken = Counter(other.place for other in server.WORKERS.values())
+    worker.place = min(range(len(bind)), key=lambda place: taken[place])
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """Leave the others' sockets alone, and drop the database connections that would be shared with the parent."""
+    worker.sockets = [server.LISTENERS[worker.place]]
     from mlflow.server import handlers
     from mlflow.server.auth import store as auth_store
 

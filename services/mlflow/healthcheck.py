@@ -1,23 +1,29 @@
-"""Docker's health check: ask the server over its socket; print one line per fault. Run with `python -IS` (15 ms)."""
+"""Docker's health check: ask every worker over its socket; print one line per fault. Run with `python -IS` (15 ms)."""
 
 import json
+import os
 import socket
 import sys
 
+QUESTION = b"GET /_stack/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
 
 def main() -> None:
-    """Exit 0 if the server says that it is ready."""
+    """Exit 0 if all workers say that they are ready."""
+    # All are asked before the first answer is read: so they look at database and store at the same time.
+    connections = [socket.socket(socket.AF_UNIX) for _ in range(int(os.environ["STACK_WORKERS"]))]
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
+        for number, connection in enumerate(connections, 1):
             connection.settimeout(6)
-            connection.connect("/run/mlflow/http.sock")
-            connection.sendall(b"GET /_stack/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            connection.connect(f"/run/mlflow/http-{number}.sock")
+            connection.sendall(QUESTION)
+        answers = [connection.makefile("rb").read() for connection in connections]
     except OSError as error:
         sys.exit(f"mlflow: no answer on its socket: {error}")
-    head, _, body = answer.partition(b"\r\n\r\n")
-    if not head.startswith(b"HTTP/1.1 200"):
-        sys.exit("\n".join(json.loads(body or b"{}").get("faults", ["mlflow: not ready"])))
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 200"):
+            sys.exit("\n".join(json.loads(body or b"{}").get("faults", ["mlflow: not ready"])))
     print("ready")
 
 

@@ -79,13 +79,33 @@ def test_a_killed_server_heals_and_no_acknowledged_write_is_lost(
 
 
 def test_a_killed_worker_is_replaced(stack: Deployment, admin: Login) -> None:
-    master = stack.container("mlflow")["State"]["Pid"]
-    workers = [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
-    assert len(workers) == 2
+    workers = find_workers(stack)
     os.kill(workers[0], signal.SIGKILL)
     wait_until(lambda: stack.is_served(admin), "the gateway serves")
     for _ in range(20):
         assert stack.ask(PROBE, admin).status_code == 200
+    assert len(find_workers(stack)) == len(workers) >= 2
+
+
+def test_each_worker_has_its_share_of_the_requests(stack: Deployment, admin: Login) -> None:
+    before = {pid: read_ticks(pid) for pid in find_workers(stack)}
+    with requests.Session() as session:
+        for _ in range(400):
+            session.get(stack.url + PROBE, auth=admin, timeout=10).raise_for_status()
+    spent = [read_ticks(pid) - ticks for pid, ticks in before.items()]
+    assert min(spent) > 0.6 * sum(spent) / len(spent), spent
+
+
+def find_workers(stack: Deployment) -> list[int]:
+    """Return the process ids of MLflow's workers."""
+    master = stack.container("mlflow")["State"]["Pid"]
+    return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+
+
+def read_ticks(pid: int) -> int:
+    """Return the CPU time that a process has taken, in 1/100 s (proc(5): utime and stime)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def test_every_server_stops_within_ten_seconds(stack: Deployment) -> None:

@@ -19,6 +19,7 @@ GOOD = {
     "STACK_OBJECTSTORE": "minio",
     "STACK_SERVE": "off",
     "STACK_SERVE_BODY": "10m",
+    "STACK_WORKERS": "2",
 }
 
 
@@ -143,3 +144,9 @@ def test_the_gateway_knows_which_models_are_to_be_served(tmp_path: Path, chosen:
     (block,) = re.findall(r"map \$model \$is_listed \{(.*?)\n\}", text, re.DOTALL)
     assert re.findall(r'"(.*)" 1;', block) == listed
     assert (tmp_path / "x/largest.conf").read_text() == "client_max_body_size 3m;\n"
+
+
+def test_each_of_mlflows_workers_is_asked_by_its_own_socket(tmp_path: Path) -> None:
+    assert render(tmp_path / "x", STACK_WORKERS="3").returncode == 0
+    sockets = re.findall(r"^server unix:(\S+) max_fails=0;$", (tmp_path / "x/workers.conf").read_text(), re.MULTILINE)
+    assert sockets == [f"/run/mlflow/http-{number}.sock" for number in (1, 2, 3)]

@@ -234,3 +234,16 @@ def test_a_wrong_login_is_answered_no_sooner_whoever_it_is_for(store: Store, mon
     for name, password in (("carol", "wrong"), ("nobody", "right"), ("carol", "right")):
         ask(known, password, name)
     assert slept == [pytest.approx(0.2), pytest.approx(0.2)]
+
+
+def test_one_login_that_comes_many_times_at_once_is_hashed_once(store: Store) -> None:
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
+
+    async def ask_at_once(password: str) -> set[Verdict]:
+        asked = (known.check(("carol", password), "198.51.100.7") for _ in range(100))
+        return set(await asyncio.gather(*asked))
+
+    assert asyncio.run(ask_at_once("right")) == {Verdict(known=True)}
+    assert asyncio.run(ask_at_once("wrong")) == {Verdict(known=False)}
+    assert store.hashes == 2
+    assert ask(known, "right").known

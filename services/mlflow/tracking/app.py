@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -244,7 +245,7 @@ def create_app() -> ASGIApp:
 
     chosen = settings.load()
     if chosen.fast_path:
-        pass
+        importlib.import_module("tracking.fast.paths")  # before the fork: the workers share its memory
     key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
     urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
     artifacts.register(flask_app, chosen.tls, urls)

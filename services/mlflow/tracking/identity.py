@@ -190,7 +190,7 @@ class Identity:
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     decoy: str = field(default_factory=make_decoy)
     seconds_for_wrong: float = SECONDS_FOR_WRONG
-    waiting: int = 0
+    asked: dict[tuple[str, bytes], asyncio.Future[Checked | None]] = field(default_factory=dict)
     readers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, "account"))
     hasher: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "scrypt", be_nice))
 
@@ -204,26 +204,36 @@ class Identity:
                 return Verdict(known=checked.is_right and may_log_in(account))
         if wait := self.throttle.find_wait(name, address, time.monotonic()):
             return Verdict(known=False, wait=wait)
-        if self.waiting >= MAX_WAITING:
-            return Verdict(known=False, wait=1)
         started = time.monotonic()
-        self.waiting += 1  # before anything is awaited: requests that come together must see each other
-        try:
-            before = await self.read(name, fresh=True)
-            # (an unknown user costs as much as a wrong password)
-            password_hash = find_hash(before) or self.decoy
-            is_right = await self.run(self.hasher, lambda: check_password(credentials, password_hash))
-        finally:
-            self.waiting -= 1
-        after = await self.read(name, fresh=True)
-        if find_hash(after) != find_hash(before):  # the password was changed while scrypt ran
+        # Clients of one user come back together after a restart, say: what one waits for is the others' answer too.
+        question = self.asked.get((name, digest))
+        if is_first := question is None:
+            if len(self.asked) >= MAX_WAITING:
+                return Verdict(known=False, wait=1)
+            question = self.asked[name, digest] = asyncio.ensure_future(self.ask(credentials, digest))
+            question.add_done_callback(lambda _: self.asked.pop((name, digest)))
+        checked = await asyncio.shield(question)
+        if checked is None:  # the password was changed while scrypt ran
             return Verdict(known=False, wait=1)
-        self.checked[name, digest] = Checked(is_right, find_hash(after))
-        if not is_right:
+        if not checked.is_right:
             now = time.monotonic()
-            self.throttle.count_failure(name, address, now)
+            if is_first:
+                self.throttle.count_failure(name, address, now)
             await asyncio.sleep(started + self.seconds_for_wrong - now)
-        return Verdict(known=is_right and may_log_in(after))
+        return Verdict(known=checked.is_right and may_log_in(await self.read(name)))
+
+    async def ask(self, credentials: Credentials, digest: bytes) -> Checked | None:
+        """Ask scrypt, and remember the answer; None if the stored hash is another by then. Raises as `check`."""
+        name, _ = credentials
+        before = await self.read(name, fresh=True)
+        # (an unknown user costs as much as a wrong password)
+        password_hash = find_hash(before) or self.decoy
+        is_right = await self.run(self.hasher, lambda: check_password(credentials, password_hash))
+        after = await self.read(name, fresh=True)
+        if find_hash(after) != find_hash(before):
+            return None
+        checked = self.checked[name, digest] = Checked(is_right, find_hash(after))
+        return checked
 
     async def read(self, name: str, *, fresh: bool = False) -> Account | None:
         """Return the account as it was at most REREAD_SECONDS ago; `fresh`: as it is."""
