@@ -61,11 +61,19 @@ class Database:
                     raise LostError from error
         return self.pool
 
-    async def fetch(self, statement: str, *values: Any) -> list[asyncpg.Record]:
-        """Return the rows of a statement. Raises LostError, RefusedError."""
+    async def fetch(self, statement: str, *values: Any, is_planned: bool = False) -> list[asyncpg.Record]:
+        """Return the rows of a statement, `is_planned` for just these values. Raises LostError, RefusedError.
+
+        A statement that is asked often gets one plan for all values. What is right for the filter of a large experiment
+        reads all runs for a small one.
+        """
         pool = self.pool or await self.open()
         try:
-            rows: list[asyncpg.Record] = await pool.fetch(statement, *values)
+            async with pool.acquire() as connection:
+                asked = await connection.prepare(statement) if is_planned else None
+                rows: list[asyncpg.Record] = await (
+                    asked.fetch(*values) if asked else connection.fetch(statement, *values)
+                )
         except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             raise LostError from error
         except asyncpg.PostgresError as error:

@@ -123,7 +123,7 @@ async def search(request: Request) -> dict[str, Any]:
     most = message.max_results
     view = VIEWS[message.run_view_type]
     statement, values = write(Wanted(readable, message.filter, view, tuple(message.order_by), most + 1, offset))
-    found = [row[0] for row in await request.database.fetch(statement, *values)]
+    found = [row[0] for row in await request.database.fetch(statement, *values, is_planned=True)]
     runs: list[dict[str, Any]] = []
     for start in range(0, len(found[:most]), PIECE):
         rows = await request.database.fetch(FETCH, found[start : min(start + PIECE, most)])
