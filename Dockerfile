@@ -37,22 +37,6 @@ USER postgres
 STOPSIGNAL SIGINT
 ENTRYPOINT ["/etc/postgres/entrypoint.sh"]
 
-# ------------------------------------------------------------------------------------------------------------- nginx
-FROM base AS nginx
-RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
-    apt-get update \
-    && apt-get install -y --no-install-recommends libnginx-mod-http-set-misc nginx \
-    && install -d -o mlflow -g mlflow -m 0750 /run/mlflow \
-    && install -d -o objectstore -g objectstore -m 0750 /run/objectstore \
-    && install -d -o serving -g serving -m 0750 /run/serving \
-    && install -d -o nginx -g nginx -m 0755 /var/log/stack
-COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
-USER nginx
-# SIGQUIT lets requests that have begun finish; SIGTERM would cut them.
-STOPSIGNAL SIGQUIT
-ENTRYPOINT ["gateway"]
-CMD ["start"]
-
 # ------------------------------------------------------------------------------------------------------------ python
 FROM base AS python
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
@@ -78,6 +62,34 @@ ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/
     MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true GIT_PYTHON_REFRESH=quiet
 WORKDIR /app
 
+# ------------------------------------------------------------------------------------------------------------- nginx
+# MLflow's pages, from the same wheel as the server, and compressed once for all.
+FROM base AS pages
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update && apt-get install -y --no-install-recommends brotli
+RUN --mount=type=bind,from=environment,source=/opt/venv/lib,target=/mnt \
+    mkdir /pages && cp -r /mnt/python3*/site-packages/mlflow/server/js/build /pages/static-files && test -s /pages/static-files/index.html \
+    && find /pages -type f -size +1k -regex '.*\.\(js\|mjs\|cjs\|css\|html\|json\|svg\|ttf\|eot\|txt\)' -print0 > /tmp/texts \
+    && xargs -0 gzip -9 --keep < /tmp/texts \
+    && xargs -0 -n 8 -P 2 brotli --quality=9 --keep < /tmp/texts
+
+FROM base AS nginx
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update \
+    && apt-get install -y --no-install-recommends libnginx-mod-http-brotli-static libnginx-mod-http-set-misc nginx \
+    && install -d -o mlflow -g mlflow -m 0750 /run/mlflow \
+    && install -d -o objectstore -g objectstore -m 0750 /run/objectstore \
+    && install -d -o serving -g serving -m 0750 /run/serving \
+    && install -d -o nginx -g nginx -m 0755 /var/log/stack
+COPY --from=pages /pages /usr/share/mlflow
+COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
+USER nginx
+# SIGQUIT lets requests that have begun finish; SIGTERM would cut them.
+STOPSIGNAL SIGQUIT
+ENTRYPOINT ["gateway"]
+CMD ["start"]
+
+# ------------------------------------------------------------------------------------- the servers and clients in Python
 FROM app AS secrets
 COPY --chmod=0755 services/secrets/ /app/
 ENTRYPOINT ["python", "secrets_files.py"]
@@ -199,7 +211,7 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
     apt-get update \
     && apt-get install -y --no-install-recommends \
         chromium chromium-driver docker-cli docker-compose docker-buildx e2fsprogs fonts-dejavu-core git iproute2 \
-        libnginx-mod-http-set-misc mount nginx-light procps testssl.sh wrk
+        libnginx-mod-http-brotli-static libnginx-mod-http-set-misc mount nginx-light procps testssl.sh wrk
 COPY --from=installer /opt/uv /opt/uv
 COPY tests/requirements.txt /tmp/
 COPY trainer/requirements.txt /tmp/trainer.txt

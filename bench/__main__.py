@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bench import client, effort, gateway, growth, guesses, load, metadata, serving, settings, stacks, transfers
+from bench import client, effort, gateway, growth, guesses, load, metadata, pages, serving, settings, stacks, transfers
 from bench.latency import Sample
 from bench.report import Machine, Report, Server
 
@@ -98,6 +98,7 @@ class Subject(StrEnum):
     SERVING = "serving"
     METADATA = "metadata"
     GROWTH = "growth"
+    UI = "ui"
 
 
 def main(
@@ -137,6 +138,11 @@ def main(
             grown = growth.measure(servers, chosen, machine)
             print(grown.to_text())
             figures |= grown.to_data()
+        if subject in (None, Subject.UI):
+            say("Loading pages in a browser")
+            loaded = pages.measure(place, servers, chosen, machine)
+            print(loaded.to_text())
+            figures |= loaded.to_data()
         if subject in (None, Subject.LOGIN):
             report = measure_login(servers, chosen, place, machine)
             print(report.to_text())

@@ -22,6 +22,7 @@ class Effort:
         transfers: how often each is carried.
         files: how many small files a folder has.
         growth: pairs of how many runs and values of metrics the database has, from small to large.
+        page_loads: how many browsers load each page.
     """
 
     rounds: int
@@ -36,6 +37,7 @@ class Effort:
     transfers: int
     files: int
     growth: tuple[tuple[int, int], ...]
+    page_loads: int
 
 
 QUICK = Effort(
@@ -51,6 +53,7 @@ QUICK = Effort(
     transfers=1,
     files=100,
     growth=((200, 20_000), (2_000, 200_000)),
+    page_loads=1,
 )
 USUAL = Effort(
     rounds=5,
@@ -65,6 +68,7 @@ USUAL = Effort(
     transfers=3,
     files=1000,
     growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
+    page_loads=2,
 )
 FULL = Effort(
     rounds=10,
@@ -79,4 +83,5 @@ FULL = Effort(
     transfers=3,
     files=1000,
     growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
+    page_loads=5,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import json
 import os
@@ -11,12 +12,16 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import certificates
+import h2.connection
+import h2.events
+import httpx
 import pytest
 import requests
 from cryptography import x509
@@ -181,6 +186,82 @@ def test_a_signed_url_is_https(files: Deployment, admin: Login) -> None:
     url = files.ask(f"{api}/presigned/{path}", admin).json()["url"]
     assert url.startswith(f"{files.url}/signed/")
     assert requests.get(url, timeout=10, verify=str(files.authority)).text == "x"
+
+
+# ------------------------------------------------------------------------------------------------------------ HTTP/2
+@pytest.fixture
+def second(files: Deployment, admin: Login) -> Iterator[httpx.Client]:
+    """A logged-in client that speaks HTTP/2 and nothing else."""
+    context = ssl.create_default_context(cafile=str(files.authority))
+    with httpx.Client(base_url=files.url, auth=admin, timeout=60, verify=context, http1=False, http2=True) as client:
+        yield client
+
+
+def test_http_2_carries_questions_logins_and_refusals(second: httpx.Client, files: Deployment) -> None:
+    answer = second.get(PROBE)
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/2")
+    assert second.get(PROBE, auth=("admin", "wrong")).status_code == 401
+    assert second.get("/static-files/none.js").status_code == 404
+    for headers in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
+        assert second.get(PROBE, headers=headers).status_code == 403, headers
+    assert second.get("/static-files/index.html").headers["Cache-Control"] == "private, no-cache"
+
+
+def test_http_2_carries_bytes_both_ways(second: httpx.Client) -> None:
+    content = os.urandom(5_000_000)
+    path = "/api/2.0/mlflow-artifacts/artifacts/0/run/artifacts/second.bin"
+    put = second.put(path, content=content)
+    assert (put.status_code, put.http_version) == (200, "HTTP/2"), put.text
+    got = second.get(path)
+    assert (got.content, got.http_version) == (content, "HTTP/2")
+    part = second.get(path, headers={"Range": "bytes=1000000-1999999"})
+    assert (part.status_code, part.content) == (206, content[1_000_000:2_000_000])
+    # (in one window: this client doesn't look for an answer before its body has gone)
+    refused = second.put(path, content=content[:60_000], auth=("admin", "wrong"))
+    assert refused.status_code == 401
+    assert second.get(path).content == content
+
+
+def test_http_2_carries_large_questions_and_many_at_once(second: httpx.Client) -> None:
+    made = second.post("/api/2.0/mlflow/runs/create", json={"experiment_id": "0"}).json()
+    run = made["run"]["info"]["run_id"]
+    params = [{"key": f"p{number}", "value": "x" * 6000} for number in range(100)]
+    logged = second.post("/api/2.0/mlflow/runs/log-batch", json={"run_id": run, "params": params})
+    assert logged.status_code == 200, logged.text
+    with ThreadPoolExecutor(16) as pool:  # streams of one connection
+        answers = list(pool.map(lambda _: second.get(f"/api/2.0/mlflow/runs/get?run_id={run}"), range(32)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert {len(answer.json()["run"]["data"]["params"]) for answer in answers} == {100}
+
+
+def test_streams_that_are_reset_at_once_end_the_connection_and_nothing_else(
+    files: Deployment, admin: Login, second: httpx.Client
+) -> None:
+    """As CVE-2023-44487 has it: of a thousand at once nginx takes twice those that it allows side by side."""
+    context = ssl.create_default_context(cafile=str(files.authority))
+    context.set_alpn_protocols(["h2"])
+    abuser = h2.connection.H2Connection()
+    abuser.initiate_connection()
+    asked = [
+        (":method", "GET"), (":scheme", "https"), (":authority", f"127.0.0.1:{files.port}"), (":path", PROBE),
+        ("authorization", "Basic " + base64.b64encode(":".join(admin).encode()).decode()),
+    ]  # fmt: skip
+    for _ in range(1000):
+        stream = abuser.get_next_available_stream_id()
+        abuser.send_headers(stream, asked, end_stream=True)
+        abuser.reset_stream(stream)
+    received = b""
+    with (
+        socket.create_connection(("127.0.0.1", files.port), timeout=10) as connection,
+        context.wrap_socket(connection, server_hostname="127.0.0.1") as wrapped,
+    ):
+        wrapped.sendall(abuser.data_to_send())
+        while chunk := wrapped.recv(65536):
+            received += chunk
+    ends = [event for event in abuser.receive_data(received) if isinstance(event, h2.events.ConnectionTerminated)]
+    assert len(ends) == 1
+    assert (ends[0].last_stream_id or 0) < 2 * 500
+    assert second.get(PROBE).status_code == 200
 
 
 def test_the_key_is_readable_by_the_gateway_alone_and_shown_nowhere(files: Deployment, operator: Operator) -> None:

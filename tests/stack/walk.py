@@ -89,11 +89,11 @@ def find_subject(client: MlflowClient, url: str, user: str, compared: Sequence[s
 
 # --------------------------------------------------------------------------------------------------------- the browser
 @contextmanager
-def open_browser(profile: Path) -> Iterator[Browser]:
+def open_browser(profile: Path, *flags: str) -> Iterator[Browser]:
     """Yield a browser that has never been anywhere; `profile` is a folder for it to make."""
     options = Options()
     options.binary_location = "/usr/bin/chromium"
-    for flag in (*FLAGS, f"user-data-dir={profile}"):
+    for flag in (*FLAGS, *flags, f"user-data-dir={profile}"):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
