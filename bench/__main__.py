@@ -143,6 +143,8 @@ def main(
             loaded = pages.measure(place, servers, chosen, machine)
             print(loaded.to_text())
             figures |= loaded.to_data()
+            if subject is None:
+                servers.start()
         if subject in (None, Subject.LOGIN):
             report = measure_login(servers, chosen, place, machine)
             print(report.to_text())
