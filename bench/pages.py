@@ -26,7 +26,7 @@ from bench.load import LoadError
 from bench.report import Comparison, Machine, render
 from bench.settings import Settings
 from bench.stacks import Servers
-from stack.walk import Browser, open_browser
+from stack.walk import Browser, open_browser, was_interrupted
 
 # Chromium's own idea of a line: each answer begins so much later, and all share the throughput.
 MEGABITS, LATENCY_MS = 10, 40
@@ -36,7 +36,7 @@ LINE = {
     "downloadThroughput": MEGABITS * 1e6 / 8,
     "uploadThroughput": MEGABITS * 1e6 / 8,
 }
-WAIT_SECONDS, QUIET_SECONDS = 60, 0.7
+WAIT_SECONDS, QUIET_SECONDS, ATTEMPTS = 40, 0.7, 4
 EXPERIMENT, RUNS, KEYS = "9101", 150, 8
 # The same in every server's database.
 FILL = f"""
@@ -182,17 +182,30 @@ def load_page(browser: Browser, address: str) -> Load:
 
 
 def load_twice(place: Settings, url: str, login: Login | None, path: str, text: str) -> Pair:
-    """Load a page by a browser that has never been there, then once more. Raises WebDriverException."""
-    with (
-        tempfile.TemporaryDirectory(dir=place.scratch) as folder,
-        open_browser(Path(folder) / "profile", *trust(url)) as browser,
-    ):
-        scheme, _, rest = url.partition("://")
-        browser.get(f"{scheme}://{':'.join(login)}@{rest}/version" if login else f"{url}/version")
-        browser.execute_cdp_cmd("Network.enable", {})
-        browser.execute_cdp_cmd("Network.emulateNetworkConditions", LINE)
-        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH % json.dumps(text)})
-        return load_page(browser, url + path), load_page(browser, url + path)
+    """Load a page by a browser that has never been there, then once more. Raises WebDriverException, LoadError."""
+    for _ in range(ATTEMPTS):
+        with (
+            tempfile.TemporaryDirectory(dir=place.scratch) as folder,
+            open_browser(Path(folder) / "profile", *trust(url)) as browser,
+        ):
+            scheme, _, rest = url.partition("://")
+            browser.get(f"{scheme}://{':'.join(login)}@{rest}/version" if login else f"{url}/version")
+            browser.execute_cdp_cmd("Network.enable", {})
+            browser.execute_cdp_cmd("Network.emulateNetworkConditions", LINE)
+            browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH % json.dumps(text)})
+            failure: WebDriverException | None = None
+            try:
+                pair = load_page(browser, url + path), load_page(browser, url + path)
+            except WebDriverException as error:
+                failure = error
+            if was_interrupted(browser):
+                continue
+            if failure:
+                raise failure
+            return pair
+    raise LoadError(
+        f"{url}: the machine's networks changed during each of {ATTEMPTS} loads: start no container meanwhile"
+    )
 
 
 def load_all(place: Settings, url: str, login: Login | None, rounds: int) -> dict[str, Pair]:
@@ -204,7 +217,7 @@ def load_all(place: Settings, url: str, login: Login | None, rounds: int) -> dic
             first, second = ([pair[which] for pair in pairs] for which in range(2))
             found[page] = choose_middle(first), choose_middle(second)
     except WebDriverException as error:
-        raise LoadError(f"{url}: {error.msg}") from error
+        raise LoadError(f"{url}: {(error.msg or '').strip() or type(error).__name__}") from error
     return found
 
 

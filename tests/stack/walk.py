@@ -143,6 +143,11 @@ def find_failed_loads(browser: Browser) -> list[str]:
     ]
 
 
+def was_interrupted(browser: Browser) -> bool:
+    """Return whether the machine's networks have changed since the last question: Chromium drops requests then."""
+    return any("ERR_NETWORK_CHANGED" in entry["message"] for entry in browser.get_log("browser"))
+
+
 # ----------------------------------------------------------------------------------------------------------- the pages
 # What MLflow's pages remember of a user who has closed the assistant and the notice of telemetry: in this stack neither
 # works anyway (tracking/closed.py).
