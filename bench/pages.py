@@ -208,36 +208,42 @@ def load_twice(place: Settings, url: str, login: Login | None, path: str, text: 
     )
 
 
-def load_all(place: Settings, url: str, login: Login | None, rounds: int) -> dict[str, Pair]:
-    """Load every page of one server some times. Raises LoadError."""
-    found = {}
-    try:
-        for page, (path, text) in PAGES.items():
-            pairs = [load_twice(place, url, login, path, text) for _ in range(rounds)]
-            first, second = ([pair[which] for pair in pairs] for which in range(2))
-            found[page] = choose_middle(first), choose_middle(second)
-    except WebDriverException as error:
-        raise LoadError(f"{url}: {(error.msg or '').strip() or type(error).__name__}") from error
-    return found
-
-
 def measure(place: Settings, servers: Servers, chosen: Effort, machine: Machine) -> Loaded:
-    """Measure all three, one after the other; this stack is stopped in the end. Raises LoadError."""
+    """Load all pages of all three by turns; this stack is stopped in the end. Raises LoadError."""
     deployment = servers.deployment
 
     def fill(service: str) -> None:
         deployment.compose("exec", "-T", service, "psql", "-qd", "mlflow", "-v", "ON_ERROR_STOP=1", "-c", FILL)
 
-    fill("postgres")
-    figures = {"plain": load_all(place, servers.url, servers.login, chosen.page_loads)}
+    # With TLS the gateway listens for the stack's own clients without it: the same server either way.
     deployment.environment["STACK_TLS"], deployment.scheme = "self-signed", "https"
     deployment.check("up", "--no-train", timeout=900)
-    figures["tls"] = load_all(place, servers.url, servers.login, chosen.page_loads)
-    del deployment.environment["STACK_TLS"]
-    deployment.scheme = "http"
-    servers.stop("nginx", "mlflow", "objectstore", "postgres", "serving", "follower")
+    fill("postgres")
+    servers.stop("serving", "follower")
     servers.start_stock_database()
     fill("stock-postgres")
-    figures["stock"] = load_all(place, servers.start_others("stock-open"), None, chosen.page_loads)
-    servers.stop("stock-open", "stock-postgres")
+    urls = {
+        "plain": f"http://{deployment.compose('port', 'nginx', '5001').strip()}",
+        "tls": servers.url,
+        "stock": servers.start_others("stock-open"),
+    }
+    pairs: dict[str, dict[str, list[Pair]]] = {name: {page: [] for page in PAGES} for name in TITLES}
+    for _ in range(chosen.page_loads):
+        for page, (path, text) in PAGES.items():
+            for name, url in urls.items():
+                login = None if name == "stock" else servers.login
+                try:
+                    pairs[name][page].append(load_twice(place, url, login, path, text))
+                except WebDriverException as error:
+                    raise LoadError(f"{url}: {(error.msg or '').strip() or type(error).__name__}") from error
+    servers.stop("stock-open", "stock-postgres", "nginx", "mlflow")
+    del deployment.environment["STACK_TLS"]
+    deployment.scheme = "http"
+    figures = {
+        name: {
+            page: (choose_middle([f for f, _ in each]), choose_middle([s for _, s in each]))
+            for page, each in of.items()
+        }
+        for name, of in pairs.items()
+    }
     return Loaded(machine, figures)
