@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from bench import client, effort, gateway, growth, guesses, load, metadata, pages, serving, settings, stacks, transfers
+from bench import (
+    client,
+    clients,
+    effort,
+    gateway,
+    growth,
+    guesses,
+    load,
+    metadata,
+    pages,
+    serving,
+    settings,
+    stacks,
+    transfers,
+)
 from bench.latency import Sample
-from bench.report import Machine, Report, Server
+from bench.report import Machine, Report, Server, find_machine
 
 OK = 200
 
@@ -75,7 +89,7 @@ def measure_stock(servers: stacks.Servers, chosen: effort.Effort, scratch: Path)
     return result
 
 
-def measure_login(servers: stacks.Servers, chosen: effort.Effort, place: settings.Settings, machine: Machine) -> Report:
+def measure_login(place: settings.Settings, servers: stacks.Servers, chosen: effort.Effort, machine: Machine) -> Report:
     """Measure what a login costs; this stack is stopped in the end. Raises LoadError, GuessError."""
     say("Measuring it beside its twins without a login")
     twins = measure_twins(servers, chosen, place.scratch)
@@ -97,67 +111,61 @@ class Subject(StrEnum):
     ARTIFACTS = "artifacts"
     SERVING = "serving"
     METADATA = "metadata"
-    GROWTH = "growth"
+    CLIENTS = "clients"
     UI = "ui"
+    GROWTH = "growth"
+
+
+# In this order: the last ones change what is in the database, or whether this stack runs.
+WAYS: dict[Subject, tuple[str, Callable[[settings.Settings, stacks.Servers, effort.Effort, Machine], Any]]] = {
+    Subject.ARTIFACTS: ("Carrying artifacts", transfers.measure),
+    Subject.SERVING: ("Asking a served model", serving.measure),
+    Subject.CLIENTS: ("Working as users of MLflow's own client do", clients.measure),
+    Subject.METADATA: ("Asking for runs and logging metrics", metadata.measure),
+    Subject.LOGIN: ("Logging in", measure_login),
+    Subject.UI: ("Loading pages in a browser", pages.measure),
+    Subject.GROWTH: ("Asking as runs and metrics grow", growth.measure),
+}
+FAULTS = (
+    clients.ClientError,
+    gateway.TemplateError,
+    guesses.GuessError,
+    load.LoadError,
+    serving.ServingError,
+    transfers.TransferError,
+)
 
 
 def main(
-    subject: Annotated[Subject | None, typer.Argument(help="default: all")] = None,
+    subjects: Annotated[
+        list[Subject] | None, typer.Argument(help="default: all but growth, which fills the disk by 10 GB")
+    ] = None,
     quick: Annotated[bool, typer.Option(help="a look whether it works: the figures mean little")] = False,
     full: Annotated[bool, typer.Option(help="longer, and 1,000 wrong logins of each kind")] = False,
 ) -> None:
-    """Measure, and write figures.json and artifacts.svg into the scratch folder."""
+    """Measure, and write figures.json, and plot.svg of the last subject that has one, into the scratch folder."""
     if quick and full:
         sys.exit("bench: --quick and --full exclude each other: choose one")
     chosen = effort.QUICK if quick else effort.FULL if full else effort.USUAL
     place = settings.load()
-    machine = Machine(os.cpu_count() or 1, os.getloadavg()[0])
+    machine = find_machine()
     figures: dict[str, object] = {}
     try:
         servers = stacks.prepare(place)
-        say("Starting this stack")
-        servers.start()
-        if subject in (None, Subject.ARTIFACTS):
-            say("Carrying artifacts")
-            carried = transfers.measure(place, servers, chosen, machine)
-            carried.plot(place.scratch / "artifacts.svg")
-            print(carried.to_text())
-            figures |= carried.to_data()
-        if subject in (None, Subject.SERVING):
-            say("Asking a served model")
-            predicted = serving.measure(place, servers, chosen, machine)
-            print(predicted.to_text())
-            figures |= predicted.to_data()
-        if subject in (None, Subject.METADATA):
-            say("Asking for runs and logging metrics")
-            asked = metadata.measure(place, servers, chosen, machine)
-            print(asked.to_text())
-            figures |= asked.to_data()
-        if subject is Subject.GROWTH:  # (fills the disk by 10 GB, so only when it is asked for)
-            say("Asking as runs and metrics grow")
-            grown = growth.measure(servers, chosen, machine)
-            print(grown.to_text())
-            figures |= grown.to_data()
-        if subject in (None, Subject.UI):
-            say("Loading pages in a browser")
-            loaded = pages.measure(place, servers, chosen, machine)
-            print(loaded.to_text())
-            figures |= loaded.to_data()
-            if subject is None:
+        for subject, (doing, measure) in WAYS.items():
+            if subject in (subjects or set(Subject) - {Subject.GROWTH}):
+                say("Starting this stack")
                 servers.start()
-        if subject in (None, Subject.LOGIN):
-            report = measure_login(servers, chosen, place, machine)
-            print(report.to_text())
-            figures |= report.to_data()
-    except (
-        serving.ServingError,
-        load.LoadError,
-        gateway.TemplateError,
-        guesses.GuessError,
-        transfers.TransferError,
-    ) as error:
+                say(doing)
+                found = measure(place, servers, chosen, machine)
+                if hasattr(found, "plot"):
+                    found.plot(place.scratch / "plot.svg")
+                print(found.to_text(), flush=True)
+                figures |= found.to_data()
+    except FAULTS as error:
         sys.exit(f"bench: {error}")
-    (place.scratch / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    finally:  # (what was found before a failure, too)
+        (place.scratch / "figures.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
 
 
 typer.run(main)

@@ -23,6 +23,7 @@ class Effort:
         files: how many small files a folder has.
         growth: pairs of how many runs and values of metrics the database has, from small to large.
         page_loads: how many browsers load each page.
+        client_divisor: by what the calls of MLflow's own client are fewer than bench/clients.py says.
     """
 
     rounds: int
@@ -38,6 +39,7 @@ class Effort:
     files: int
     growth: tuple[tuple[int, int], ...]
     page_loads: int
+    client_divisor: int
 
 
 QUICK = Effort(
@@ -54,6 +56,7 @@ QUICK = Effort(
     files=100,
     growth=((200, 20_000), (2_000, 200_000)),
     page_loads=1,
+    client_divisor=5,
 )
 USUAL = Effort(
     rounds=5,
@@ -69,6 +72,7 @@ USUAL = Effort(
     files=1000,
     growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
     page_loads=2,
+    client_divisor=1,
 )
 FULL = Effort(
     rounds=10,
@@ -84,4 +88,5 @@ FULL = Effort(
     files=1000,
     growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
     page_loads=5,
+    client_divisor=1,
 )

@@ -15,6 +15,7 @@ from bench.effort import Effort
 from bench.latency import Summary
 from bench.metadata import API, make_metrics, post
 from bench.report import Comparison, Machine, render
+from bench.settings import Settings
 from bench.stacks import Servers
 
 OK = 200
@@ -30,7 +31,7 @@ PREPARE = f"""
     VALUES ('{RUN}', 'logged', 'UNKNOWN', '', '', 'u', 'RUNNING', 0, '', 'active', 'mlflow-artifacts:/x', {LARGE});
     INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source)
     VALUES ('data', {LARGE}, 'data', 'digest', 'local', 'file');
-"""  # noqa: S608 (constants)
+"""
 # Runs from :first to :last with :steps values of each metric. (The rows are right: to have each one's run looked up
 # takes half of the time.)
 FILL = f"""
@@ -55,7 +56,7 @@ FILL = f"""
     UNION ALL SELECT md5('output ' || n), 'RUN_OUTPUT', id, 'MODEL_OUTPUT', 'm-' || id FROM made;
     ANALYZE;
     CHECKPOINT;
-"""  # noqa: S608 (constants)
+"""
 NEWEST = ["attributes.start_time DESC"]  # as MLflow's page asks
 BEST = ["metrics.`metric 1` DESC"]
 FILTER = "metrics.`metric 1` > 0.5 AND params.`param 1` = '3'"
@@ -200,7 +201,7 @@ def ask_all(servers: Servers, chosen: Effort) -> dict[str, Answered]:
         run_sql(servers, "ALTER SYSTEM SET auto_explain.log_min_duration = -1; SELECT pg_reload_conf();")
 
 
-def measure(servers: Servers, chosen: Effort, machine: Machine) -> Growth:
+def measure(_place: Settings, servers: Servers, chosen: Effort, machine: Machine) -> Growth:
     """Fill the database in steps, and ask at each. Raises LoadError."""
     run_sql(servers, PREPARE)
     run_sql(servers, "ALTER SYSTEM SET session_preload_libraries = 'auto_explain';")

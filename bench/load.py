@@ -16,6 +16,10 @@ class LoadError(Exception):
     """Not every request was answered well, so that the figures would mean nothing."""
 
 
+class SlowError(LoadError):
+    """No request was answered in time."""
+
+
 def measure(url: str, login: Login, seconds: int, scratch: Path, question: Question = EXPERIMENT) -> Summary:
     """Ask with all clients for a while. Raises LoadError."""
     header = scratch / "authorization"
@@ -35,7 +39,7 @@ def measure(url: str, login: Login, seconds: int, scratch: Path, question: Quest
         raise LoadError(f"wrk on {url}: {(result.stderr or result.stdout).strip()}")
     figures = json.loads(result.stdout.splitlines()[-1])
     if not figures["requests"]:
-        raise LoadError(f"{url}: not one of {CLIENTS} clients had an answer within {seconds} s: measure for longer")
+        raise SlowError(f"{url}: not one of {CLIENTS} clients had an answer within {seconds} s: measure for longer")
     if figures["failed"]:
         raise LoadError(f"{url}: {figures['failed']} of {figures['requests']} requests failed")
     return Summary(

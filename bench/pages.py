@@ -57,7 +57,7 @@ FILL = f"""
     INSERT INTO tags (run_uuid, key, value)
     SELECT md5('page ' || n), 'mlflow.runName', 'table run ' || n FROM generate_series(1, {RUNS}) AS n;
     ANALYZE;
-"""  # noqa: S608 (constants)
+"""
 # Each page, and the text by which it is there: of the last that it asks the server for.
 PAGES = {
     "first page": ("/", "bench of pages"),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from bench.guesses import Flood, Timing, count
@@ -18,11 +23,21 @@ class Machine:
 
     cores: int
     load: float
+    name: str = ""  # the processor's
+    day: str = ""
 
     def describe(self) -> str:
         """Return the line below the tables."""
-        text = f"{self.cores} cores, load {self.load:.1f} when the bench began"
+        text = ", ".join(filter(None, [self.day, self.name, f"{self.cores} cores"]))
+        text += f", load {self.load:.1f} when the bench began"
         return text if self.load < self.cores / 4 else f"{text}: NOT QUIET, the figures are too high and uneven"
+
+
+def find_machine() -> Machine:
+    """Return this one, now."""
+    found = re.search(r"^model name\s*: (.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    name = found[1] if found else platform.machine()
+    return Machine(os.cpu_count() or 1, os.getloadavg()[0], name, time.strftime("%Y-%m-%d"))
 
 
 @dataclass(frozen=True)

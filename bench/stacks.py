@@ -79,5 +79,6 @@ def prepare(settings: Settings) -> Servers:
     """Copy the checkout, with the bench's services laid over its own. Raises TemplateError."""
     deployment = Deployment(f"{settings.name}-main", settings.scratch / "main")
     deployment.prepare(COMPOSE_FILE="docker-compose.yml:bench/compose.yml")
-    gateway.write_twin(deployment.root / "nginx/conf", deployment.root / "bench/nginx")
+    for name, write in (("nginx", gateway.drop_login), ("empty", gateway.add_empty)):
+        gateway.write_twin(deployment.root / "nginx/conf", deployment.root / "bench" / name, write)
     return Servers(deployment)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench import usage
 from bench.effort import Effort
 from bench.report import Comparison, Machine, render
 from bench.settings import Settings
@@ -149,12 +150,8 @@ def name_size(size: int) -> str:
 
 
 def read_cpu_seconds(servers: Servers) -> float:
-    """Return what MLflow's container has taken of the CPU so far (cgroup 2, or 1)."""
-    text = servers.deployment.compose(
-        "exec", "-T", "mlflow", "sh", "-c",
-        "grep -m1 usage_usec /sys/fs/cgroup/cpu.stat || cat /sys/fs/cgroup/cpuacct/cpuacct.usage",
-    ).split()  # fmt: skip
-    return int(text[-1]) / (1e6 if len(text) == 2 else 1e9)  # noqa: PLR2004 - "usage_usec N", or nanoseconds
+    """Return what MLflow's container has taken of the CPU so far."""
+    return usage.read_all(servers.deployment.name, ["mlflow"])["mlflow"].cpu
 
 
 def measure_idle_cpu(servers: Servers) -> float:
