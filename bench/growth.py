@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import re
+import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,13 +20,14 @@ from bench.settings import Settings
 from bench.stacks import Servers
 
 OK = 200
-LARGE, SMALL = "9101", "9102"  # experiments: one grows, one has 100 runs
+LARGE, SMALL, MADE = "9201", "9202", "9203"  # experiments: one grows, one has 100 runs, in one runs are made
 SMALL_RUNS = 100
 KEYS = 5  # metrics, parameters and tags of a run
 RUN = "ffffffffffffffffffffffffffffffff"  # is logged to
 PREPARE = f"""
     INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time, last_update_time)
-    SELECT id, 'growth ' || id, 'mlflow-artifacts:/' || id, 'active', 1, 1 FROM unnest(ARRAY[{LARGE}, {SMALL}]) AS id;
+    SELECT id, 'growth ' || id, 'mlflow-artifacts:/' || id, 'active', 1, 1
+    FROM unnest(ARRAY[{LARGE}, {SMALL}, {MADE}]) AS id;
     INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time,
         source_version, lifecycle_stage, artifact_uri, experiment_id)
     VALUES ('{RUN}', 'logged', 'UNKNOWN', '', '', 'u', 'RUNNING', 0, '', 'active', 'mlflow-artifacts:/x', {LARGE});
@@ -36,7 +38,7 @@ PREPARE = f"""
 # takes half of the time.)
 FILL = f"""
     SET session_replication_role = replica;
-    CREATE TEMP TABLE made AS SELECT n, md5(n::text) AS id FROM generate_series(:first, :last) AS n;
+    CREATE TEMP TABLE made AS SELECT n, md5('growth ' || n) AS id FROM generate_series(:first, :last) AS n;
     INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time,
         end_time, source_version, lifecycle_stage, artifact_uri, experiment_id)
     SELECT id, 'run ' || n, 'UNKNOWN', '', '', 'u', 'FINISHED', n, n + 1, '', 'active',
@@ -52,15 +54,15 @@ FILL = f"""
     SELECT id, 'param ' || k, (n % 100)::text FROM made, generate_series(1, {KEYS}) AS k;
     INSERT INTO tags (run_uuid, key, value) SELECT id, 'tag ' || k, 'value' FROM made, generate_series(1, {KEYS}) AS k;
     INSERT INTO inputs (input_uuid, source_type, source_id, destination_type, destination_id)
-    SELECT md5('input ' || n), 'DATASET', 'data', 'RUN', id FROM made
-    UNION ALL SELECT md5('output ' || n), 'RUN_OUTPUT', id, 'MODEL_OUTPUT', 'm-' || id FROM made;
+    SELECT md5('growth input ' || n), 'DATASET', 'data', 'RUN', id FROM made
+    UNION ALL SELECT md5('growth output ' || n), 'RUN_OUTPUT', id, 'MODEL_OUTPUT', 'm-' || id FROM made;
     ANALYZE;
     CHECKPOINT;
 """
 NEWEST = ["attributes.start_time DESC"]  # as MLflow's page asks
 BEST = ["metrics.`metric 1` DESC"]
 FILTER = "metrics.`metric 1` > 0.5 AND params.`param 1` = '3'"
-FIRST = "c4ca4238a0b923820dcc509a6f75849b"  # md5 of 1
+FIRST = hashlib.md5(b"growth 1", usedforsecurity=False).hexdigest()
 
 
 def search(experiment: str, **fields: Any) -> Question:
@@ -71,7 +73,7 @@ def search(experiment: str, **fields: Any) -> Question:
 QUESTIONS = {
     "experiments/get": Question(f"{API}experiments/get?experiment_id={LARGE}"),
     "runs/get": Question(f"{API}runs/get?run_id={FIRST}"),
-    "runs/create": post("runs/create", experiment_id=SMALL, start_time=0, run_name="made", user_id="u"),
+    "runs/create": post("runs/create", experiment_id=MADE, start_time=0, run_name="made", user_id="u"),
     "runs/update": post("runs/update", run_id=RUN, status="RUNNING", end_time="%N%"),
     "log-metric": post("runs/log-metric", run_id=RUN, key="metric 1", value=1.5, timestamp="%N%", step=1),
     "log-batch, 10 keys, 10 steps": post("runs/log-batch", run_id=RUN, metrics=make_metrics(10, 10)),
@@ -217,5 +219,5 @@ def measure(_place: Settings, servers: Servers, chosen: Effort, machine: Machine
         found.figures.append(ask_all(servers, chosen))
         found.bytes.append(int(run_sql(servers, "SELECT pg_database_size('mlflow')")))
         done = size
-        print(json.dumps(asdict(size)), flush=True)
+        print(f"    {size.runs:,} runs", file=sys.stderr, flush=True)
     return found

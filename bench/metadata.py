@@ -90,6 +90,7 @@ GOALS = {
     "search, 100 of 2,000": 80,
     "search, filtered": 50,
 }
+TEN_TIMES = {"experiments/get", "runs/get"}  # stock MLflow's
 TITLES = {
     "fast": "this stack",
     "replay": "without its fast path",
@@ -138,6 +139,9 @@ class Asked:
                 f"more {name}",
                 f"{name} beside stock MLflow",
                 fast[name].eight.per_second / stock[name].eight.per_second,
+                "x",
+                "≥" if name in TEN_TIMES else "",
+                10,
             )
             for name in GOALS
         ]

@@ -6,6 +6,7 @@ import sqlalchemy
 
 # Newest runs first, as `mlflow.search_runs` asks for them, and as MLflow's page does (with a CASE that puts runs
 # without a start last). Without these all runs are read and sorted for the first hundred: ./stack bench growth
+# (An index is known by its name: one whose columns change needs another, and the former is to be dropped.)
 INDEXES = {
     "stack_runs_newest": "runs (experiment_id, lifecycle_stage, start_time DESC, run_uuid)",
     "stack_runs_newest_page": (

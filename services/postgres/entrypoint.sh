@@ -59,12 +59,17 @@ read_memory() { # prints MB
     echo $((bytes / 1048576))
 }
 
+size_by_memory() {
+    memory=$(read_memory)
+    printf '%s = %sMB\n' shared_buffers $((memory / 4)) effective_cache_size $((memory * 3 / 4)) \
+        maintenance_work_mem $((memory / 16)) >/tmp/memory.conf
+}
+
 _main() {
     check_secrets
     make_cluster
     set_passwords
-    memory=$(read_memory)
-    exec "$bin/postgres" -c config_file=/etc/postgres/postgresql.conf -c shared_buffers="$((memory / 4))MB" \
-        -c effective_cache_size="$((memory * 3 / 4))MB" -c maintenance_work_mem="$((memory / 16))MB" "$@"
+    size_by_memory
+    exec "$bin/postgres" -c config_file=/etc/postgres/postgresql.conf "$@"
 }
 _main "$@"

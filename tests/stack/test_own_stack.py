@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 import mlflow
 import pytest
+from mlflow.entities import ViewType
 
 from stack.deployment import PROBE, Deployment, preset_choices, read_exports, wait_until
+from tracking.fast import search
 
 
 def read_login(deployment: Deployment) -> tuple[str, str]:
@@ -121,19 +123,24 @@ def ask_postgres(plain: Deployment, database: str, sql: str) -> str:
     return plain.compose("exec", "-T", "postgres", "psql", "-qAtd", database, "-v", "ON_ERROR_STOP=1", "-c", sql)
 
 
-# How the newest runs are asked for, and by which of the stack's indexes they are found.
-NEWEST = {
-    "": "stack_runs_newest",
-    "case when start_time is null then 1 else 0 end, ": "stack_runs_newest_page",
+# How MLflow's page and its search_runs ask for the newest runs, and by which of the stack's indexes they are found.
+NEWEST: dict[tuple[str, ...], str] = {
+    (): "stack_runs_newest",
+    ("attributes.start_time DESC",): "stack_runs_newest_page",
 }
+FILL = """
+    insert into experiments (experiment_id, name, lifecycle_stage) values (77, 'full', 'active');
+    insert into runs (run_uuid, lifecycle_stage, start_time, experiment_id)
+    select md5(n::text), 'active', n, 77 from generate_series(1, 5000) as n;
+    analyze runs;
+"""
 
 
-def explain(first: str) -> str:
-    """Return the question how Postgres finds the newest runs."""
-    return (
-        "explain select run_uuid from runs where experiment_id in (1) and lifecycle_stage in ('active') "
-        f"order by {first} start_time desc, run_uuid limit 101"
-    )
+def explain(order_by: tuple[str, ...]) -> str:
+    """Return the question how Postgres plans the fast path's own statement, for its values as there."""
+    statement, values = search.write(search.Wanted((77,), "", ViewType.ACTIVE_ONLY, order_by, 101, 0))
+    given = ", ".join(f"'{value}'" if isinstance(value, str) else str(value) for value in values)
+    return f"set plan_cache_mode = force_custom_plan; prepare asked as {statement}; explain execute asked({given})"
 
 
 def test_two_migrations_at_once_do_not_race(plain: Deployment) -> None:
@@ -155,9 +162,9 @@ def test_two_migrations_at_once_do_not_race(plain: Deployment) -> None:
         both = plain.execute("sh", "-c", " & ".join([f"{' '.join(run)} migrate || touch failed"] * 2) + " & wait")
         assert not (plain.root / "failed").exists(), both.stdout + both.stderr
         assert both.stdout.count("this version's schema") == 2, both.stdout + both.stderr
-        for first, index in NEWEST.items():
-            plan = ask_postgres(plain, "mlflow", f"set enable_seqscan = off; set enable_sort = off; {explain(first)}")
-            assert f"using {index} on runs" in plan
+        ask_postgres(plain, "mlflow", FILL)
+        for order_by, index in NEWEST.items():
+            assert f"using {index} on runs" in ask_postgres(plain, "mlflow", explain(order_by))
     plain.compose("start", "mlflow")
     login = read_login(plain)
     wait_until(lambda: plain.is_served(login), "the server accepts the migrated schema")

@@ -91,6 +91,7 @@ def test_only_the_named_proxies_are_trusted(tmp_path: Path) -> None:
         ({"STACK_TLS": "maybe"}, ("STACK_TLS is 'maybe'", "self-signed")),
         ({"STACK_SERVE": "a b"}, ("STACK_SERVE is 'a b'", "or off")),
         ({"STACK_SERVE": 'a"1;}'}, ("STACK_SERVE is", "or off")),
+        ({"STACK_WORKERS": "many"}, ("STACK_WORKERS is 'many'", "1 to 16")),
         ({"STACK_SERVE_BODY": "10"}, ("STACK_SERVE_BODY is '10'", "10m")),
         ({"STACK_TLS": ""}, ("STACK_TLS is ''", "self-signed")),
         ({"STACK_TLS": "files"}, ("/run/secrets/tls.pem", "secrets service")),

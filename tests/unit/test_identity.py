@@ -12,6 +12,7 @@ import pytest
 
 from tracking import identity
 from tracking.identity import Account, Identity, Verdict, read_basic
+from tracking.throttle import PER_USER_AND_ADDRESS
 
 
 def scope(*values: bytes) -> dict[str, object]:
@@ -198,7 +199,7 @@ def test_guesses_are_not_hashed_once_there_were_too_many(store: Store) -> None:
     known = Identity(decoy="decoy", seconds_for_wrong=0)
     for number in range(50):
         ask(known, f"wrong{number}", "nobody")
-    assert store.hashes == 10
+    assert store.hashes == PER_USER_AND_ADDRESS.burst
 
 
 def test_a_new_administrator_is_one_at_once_for_the_rules(store: Store) -> None:

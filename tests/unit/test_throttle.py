@@ -69,3 +69,14 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(100):
         guess(bucket, 1, address=f"198.51.100.{number}")
     assert len(bucket.buckets) == 10
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 16])
+def test_more_workers_let_no_more_guesses_through(workers: int) -> None:
+    buckets = [Throttle(workers) for _ in range(workers)]
+    through = 0
+    for bucket in buckets:
+        while not bucket.find_wait("carol", "198.51.100.7", 0.0):
+            bucket.count_failure("carol", "198.51.100.7", 0.0)
+            through += 1
+    assert PER_USER_AND_ADDRESS.burst <= through < PER_USER_AND_ADDRESS.burst + workers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tracking.identity import Account
     from tracking.places import Places
 
-from tracking import artifacts, closed, identity, readiness, settings, spelling, targets
+from tracking import artifacts, closed, identity, readiness, settings, spelling, targets, throttle
 
 AUTH_PATH = "/_stack/auth"
 READY_PATH = "/_stack/ready"
@@ -97,7 +97,7 @@ class StackApp:
     @functools.cached_property
     def identity(self) -> identity.Identity:
         """What this worker knows of its users (its threads are its own: so it is made after the fork)."""
-        return identity.Identity()
+        return identity.Identity(throttle.Throttle(self.settings.workers))
 
     @functools.cached_property
     def fast(self) -> Fast | None:

@@ -1,8 +1,7 @@
 """Guessing is slowed down: a leaky bucket of wrong logins for each address, and for each user at an address.
 
 A bucket is never one user's alone: who guesses carol's password from one address does not lock carol out at another.
-The counters are each worker's own; the gateway spreads requests over the workers, so that N workers let N times as many
-guesses through.
+The counters are each worker's own, and the gateway spreads requests over them: so each has its part of the limit.
 """
 
 from __future__ import annotations
@@ -28,9 +27,13 @@ class Limit:
     burst: int
     per_second: float
 
+    def share(self, workers: int) -> Limit:
+        """Return a worker's part."""
+        return Limit(math.ceil(self.burst / workers), self.per_second / workers)
 
-PER_USER_AND_ADDRESS = Limit(burst=10, per_second=1 / 6)
-PER_ADDRESS = Limit(burst=60, per_second=1.0)
+
+PER_USER_AND_ADDRESS = Limit(burst=20, per_second=1 / 3)
+PER_ADDRESS = Limit(burst=120, per_second=2.0)
 
 
 def find_network(address: str) -> str:
@@ -44,8 +47,9 @@ def find_network(address: str) -> str:
 
 @dataclass
 class Throttle:
-    """Counts wrong logins. Not thread-safe: one event loop's."""
+    """Counts wrong logins. Not thread-safe: one event loop's, of so many workers."""
 
+    workers: int = 1
     buckets: LRUCache[tuple[str, ...], tuple[float, float]] = field(default_factory=lambda: LRUCache(MAX_BUCKETS))
 
     def find_wait(self, user: str, address: str, now: float) -> int:
@@ -64,7 +68,8 @@ class Throttle:
 
     def _keys(self, user: str, address: str) -> tuple[tuple[tuple[str, ...], Limit], ...]:
         network = find_network(address)
-        return ((network, user), PER_USER_AND_ADDRESS), ((network,), PER_ADDRESS)
+        user_limit, address_limit = (limit.share(self.workers) for limit in (PER_USER_AND_ADDRESS, PER_ADDRESS))
+        return ((network, user), user_limit), ((network,), address_limit)
 
     def _level(self, key: tuple[str, ...], limit: Limit, now: float) -> float:
         level, since = self.buckets.get(key, (0.0, now))
