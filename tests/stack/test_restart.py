@@ -90,16 +90,19 @@ def test_a_killed_worker_is_replaced(stack: Deployment, admin: Login) -> None:
 
 
 def test_each_worker_has_its_share_of_the_requests(stack: Deployment, admin: Login) -> None:
-    agent = f"share-{time.time_ns()}"
-    with requests.Session() as session:
-        for _ in range(100):
-            answer = session.get(stack.url + PROBE, auth=admin, timeout=10, headers={"User-Agent": agent})
-            answer.raise_for_status()
-    logged = [line for line in stack.logs("nginx").splitlines() if agent in line]
-    shares = Counter(re.findall(r'"upstream":"(.*?)"', "\n".join(logged)))
-    assert shares.total() == 100
-    assert len(shares) == len(find_workers(stack))
-    assert min(shares.values()) > 0.5 * 100 / len(shares), shares  # (the follower asks meanwhile)
+    def ask() -> bool:
+        agent = f"share-{time.time_ns()}"
+        with requests.Session() as session:
+            for _ in range(100):
+                answer = session.get(stack.url + PROBE, auth=admin, timeout=10, headers={"User-Agent": agent})
+                answer.raise_for_status()
+        logged = [line for line in stack.logs("nginx").splitlines() if agent in line]
+        shares = Counter(re.findall(r'"upstream":"(.*?)"', "\n".join(logged)))
+        assert shares.total() == 100
+        return len(shares) == len(find_workers(stack)) and min(shares.values()) > 0.7 * 100 / len(shares)
+
+    # (a worker that is busy with another's request, such as a new one with the follower's first login, gets none)
+    wait_until(ask, "each has its share of a hundred requests")
 
 
 def find_workers(stack: Deployment) -> list[int]:
