@@ -65,8 +65,14 @@ def test_a_killed_server_heals_and_no_acknowledged_write_is_lost(
         run = client.create_run("0", run_name=f"before the end of {service} {round_number}")
         client.log_metric(run.info.run_id, "kept", 1.0)
         client.log_text(run.info.run_id, "kept", "kept.txt")
-        os.kill(stack.container(service)["State"]["Pid"], signal.SIGKILL)
-        wait_until(lambda: stack.container(service)["State"]["Running"], f"{service} runs again")
+        killed = stack.container(service)["State"]["Pid"]
+        os.kill(killed, signal.SIGKILL)
+
+        def runs_again(former: int = killed) -> bool:
+            state = stack.container(service)["State"]
+            return bool(state["Running"] and state["Pid"] not in (0, former))  # (Docker takes a moment to notice)
+
+        wait_until(runs_again, f"{service} runs again")
         wait_until(lambda: stack.is_served(admin), f"the gateway serves again after the end of {service}")
         assert client.get_run(run.info.run_id).data.metrics == {"kept": 1.0}
 
