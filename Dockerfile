@@ -7,14 +7,18 @@ ARG MINIO_IMAGE=docker.io/pgsty/silo:RELEASE.2026-09-03T13-18-01Z
 
 FROM ${BASE_IMAGE} AS base
 # The one table of user ids (uid = gid). nginx is in the groups of servers whose unix sockets it connects to; follower
-# reads what serving says of itself.
+# reads what serving says of itself; backup reads the files of the database; postgres and artifacts, who bring back what
+# was lost, read backups.
 RUN set -eu; \
-    for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008 artifacts:10009 serving:10010 follower:10011; do \
+    for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008 artifacts:10009 serving:10010 follower:10011 backup:10012; do \
         groupadd --gid "${user#*:}" "${user%:*}"; \
         useradd --uid "${user#*:}" --gid "${user#*:}" --home-dir "/home/${user%:*}" --shell /usr/sbin/nologin "${user%:*}"; \
     done; \
     usermod --append --groups mlflow,objectstore,serving nginx; \
     usermod --append --groups serving follower; \
+    usermod --append --groups postgres backup; \
+    usermod --append --groups backup postgres; \
+    usermod --append --groups backup artifacts; \
     rm -f /etc/apt/apt.conf.d/docker-clean
 
 # ---------------------------------------------------------------------------------------------------------- postgres
@@ -27,9 +31,11 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
     && apt-get install -y --no-install-recommends \
         -o DPkg::Options::=--path-exclude='/usr/lib/*/libLLVM*' -o DPkg::Options::=--path-exclude='/usr/lib/*/libz3*' \
         -o DPkg::Options::=--path-exclude='/usr/share/doc/*' -o DPkg::Options::=--path-exclude='/usr/share/locale/*' \
-        postgresql-17 \
-    && install -d -o postgres -g postgres -m 0700 /var/lib/postgresql/data \
-    && install -d -o postgres -g postgres -m 0755 /run/postgresql
+        pgbackrest postgresql-17 \
+    && ln -sf /etc/postgres/pgbackrest.conf /etc/pgbackrest.conf \
+    && install -d -o postgres -g postgres -m 0750 /var/lib/postgresql/data \
+    && install -d -o postgres -g postgres -m 0755 /run/postgresql \
+    && install -d -o backup -g backup -m 0755 /archiving
 COPY --chmod=0755 services/postgres/ /etc/postgres/
 ENV PGDATA=/var/lib/postgresql/data/17
 USER postgres
@@ -128,10 +134,31 @@ FROM app AS artifacts
 COPY --chmod=0755 services/artifacts/ /app/
 # How an operator writes moments, and how faults are said, stands once, beside the other verbs.
 COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
-COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py /app/tracking/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/hold.py /app/tracking/
 RUN python -m compileall -q /app
 USER artifacts
 ENTRYPOINT ["python", "-m", "artifacts"]
+
+FROM installer AS rclone-wheel
+COPY services/backup/requirements.txt /tmp/
+RUN --mount=type=cache,target=/root/.cache \
+    /opt/uv/bin/pip install --no-deps --require-hashes --target /opt/rclone -r /tmp/requirements.txt
+
+FROM app AS backup
+# (of postgresql-common, which Debian's pgbackrest wants, nothing is used)
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update && apt-get install -y --no-install-recommends pgbackrest \
+    && ln -sf /tmp/pgbackrest.conf /etc/pgbackrest.conf \
+    && install -d -o backup -g backup -m 0750 /backups && install -d -o backup -g backup -m 0755 /archiving
+COPY --from=rclone-wheel /opt/rclone/bin/rclone /usr/local/bin/rclone
+COPY --chmod=0755 services/backup/ /app/
+COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
+# The bucket's versions, and who waits for whom, stand once, beside those who remove.
+COPY --chmod=0755 services/artifacts/artifacts/__init__.py services/artifacts/artifacts/objects.py services/artifacts/artifacts/settings.py services/artifacts/artifacts/places.py /app/artifacts/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/hold.py /app/tracking/
+RUN python -m compileall -q /app
+USER backup
+ENTRYPOINT ["python", "-m", "backup"]
 
 FROM app AS serving
 COPY --chmod=0755 services/serving/ /app/

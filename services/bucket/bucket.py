@@ -96,6 +96,10 @@ TOOL_ACTIONS = (
     [*MLFLOW_ACTIONS[0], "s3:ListBucketVersions"],
     [*MLFLOW_ACTIONS[1], "s3:GetObjectVersion", "s3:DeleteObjectVersion"],
 )
+BACKUP_ACTIONS = (
+    ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketVersions"],
+    ["s3:GetObject", "s3:GetObjectVersion"],
+)
 
 
 def describe_policy(bucket: str, actions: tuple[list[str], list[str]]) -> dict[str, Any]:
@@ -255,10 +259,14 @@ def make_everything(chosen: Store) -> None:
         make_bucket(client, chosen.bucket)
         set_lifecycle(client, chosen.bucket, describe_lifecycle(chosen.kind, upload_days, version_days))
         if chosen.kind == "minio":
-            tool, versions = read_credentials("artifacts_credentials"), f"{chosen.bucket}-versions"
-            policy, of_tool = (describe_policy(chosen.bucket, actions) for actions in (MLFLOW_ACTIONS, TOOL_ACTIONS))
-            make_minio_account(chosen.endpoint, root, account, chosen.bucket, policy)
-            make_minio_account(chosen.endpoint, root, tool, versions, of_tool)
+            accounts = (
+                (account, chosen.bucket, MLFLOW_ACTIONS),
+                (read_credentials("artifacts_credentials"), f"{chosen.bucket}-versions", TOOL_ACTIONS),
+                (read_credentials("backup_credentials"), f"{chosen.bucket}-backup", BACKUP_ACTIONS),
+            )
+            for each, name, actions in accounts:
+                policy = describe_policy(chosen.bucket, actions)
+                make_minio_account(chosen.endpoint, root, each, name, policy)
         check_account(connect(chosen, "client_credentials"), chosen.bucket)
 
     try:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the cluster at the first start, sets the roles' passwords at every start, then becomes the server.
+# Makes the cluster at the first start, sets the roles' rights and passwords at every start, then becomes the server.
 set -eu
 
 bin=/usr/lib/postgresql/17/bin
@@ -33,7 +33,7 @@ make_cluster() {
     [ -s "$PGDATA/PG_VERSION" ] && return
     new=$PGDATA.new # renamed when complete: an interrupted first start leaves no half-made cluster
     rm -rf "$new"
-    "$bin/initdb" --pgdata="$new" --username=postgres --encoding=UTF8 --locale=C.UTF-8 --data-checksums \
+    "$bin/initdb" --pgdata="$new" --username=postgres --encoding=UTF8 --locale=C.UTF-8 --data-checksums --allow-group-access \
         --auth-local=peer --auth-host=scram-sha-256 >/dev/null
     for role in $roles; do
         printf 'CREATE ROLE %s LOGIN;\n\nCREATE DATABASE %s OWNER %s;\n\nREVOKE ALL ON DATABASE %s FROM PUBLIC;\n\n' \
@@ -43,10 +43,20 @@ make_cluster() {
     mv "$new" "$PGDATA"
 }
 
-set_passwords() {
-    for role in $roles; do
-        printf "ALTER ROLE %s PASSWORD '%s';\n\n" "$role" "$(cat "/run/secrets/${role}_password")"
-    done >"$sql"
+# The backup container's user reads the files and, by the role of its name, all rows; it may write none.
+open_for_backup() {
+    # (the mode of the folder says what files that come later have)
+    if [ "$(stat -c %a "$PGDATA")" != 750 ]; then chmod -R g+rX "$PGDATA"; fi
+    chmod g+rx "$(dirname "$PGDATA")"
+}
+
+set_roles() {
+    {
+        for role in $roles; do
+            printf "ALTER ROLE %s PASSWORD '%s';\n\nGRANT CONNECT ON DATABASE %s TO backup;\n\n" \
+                "$role" "$(cat "/run/secrets/${role}_password")" "$role"
+        done
+    } | cat /etc/postgres/backup_role.sql - >"$sql"
     run_sql "$PGDATA"
 }
 
@@ -68,7 +78,8 @@ size_by_memory() {
 _main() {
     check_secrets
     make_cluster
-    set_passwords
+    open_for_backup
+    set_roles
     size_by_memory
     exec "$bin/postgres" -c config_file=/etc/postgres/postgresql.conf "$@"
 }

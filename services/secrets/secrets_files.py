@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import configparser
 import datetime as dt
+import hashlib
 import json
 import os
 import pwd
+import re
 import secrets
 import sys
 import tempfile
@@ -23,13 +25,14 @@ import certifi
 import certificates
 import typer
 from cryptography.fernet import Fernet
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 ROOT = Path("/secrets")
 MASTER = ROOT / "master"
 # The operator's certificate and key, mounted here (STACK_TLS=files).
 OPERATOR = ROOT / "operator"
 # Who speaks with an external store; the gateway needs its authorities only.
-S3_CLIENTS = ("artifacts", "bucket", "mlflow")
+S3_CLIENTS = ("artifacts", "backup", "bucket", "mlflow")
 SYSTEM_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 MIN_LENGTH = 20
 MIN_DISTINCT = 8
@@ -56,6 +59,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "s3_secret_key": make_token,
     "s3_artifacts_key": make_access_key,
     "s3_artifacts_secret": make_token,
+    "s3_backup_key": make_access_key,
+    "s3_backup_secret": make_token,
     "flask_secret_key": make_token,
     "kek_passphrase": make_token,
     "webhook_encryption_key": lambda: Fernet.generate_key().decode(),
@@ -64,8 +69,10 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "serving_password": make_token,
 }
 # Names, not secrets: with the same name, a new secret takes the place of the old one in every store.
-NAMES = {"s3_root_user", "s3_access_key", "s3_artifacts_key"}
+NAMES = {"s3_root_user", "s3_access_key", "s3_artifacts_key", "s3_backup_key"}
 ENCRYPT_DATA = {"kek_passphrase", "webhook_encryption_key"}
+# Without these a restored stack can't read what is encrypted in its database, and knows no session of before.
+KEPT_APART = (*sorted(ENCRYPT_DATA), "flask_secret_key")
 NEVER_ROTATED = {
     **dict.fromkeys(ENCRYPT_DATA, "data in the database is encrypted with it"),
     **dict.fromkeys(NAMES, "it is a name: rotate the secret that belongs to it"),
@@ -79,6 +86,7 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
     client = render_aws_credentials(values["s3_access_key"], values["s3_secret_key"])
     root = render_aws_credentials(values["s3_root_user"], values["s3_root_password"])
     tool = render_aws_credentials(values["s3_artifacts_key"], values["s3_artifacts_secret"])
+    reader = render_aws_credentials(values["s3_backup_key"], values["s3_backup_secret"])
     return {
         "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth")},
         "objectstore": {
@@ -86,7 +94,12 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
             "root_password": values["s3_root_password"],
             "s3.json": render_seaweedfs_identities(values),
         },
-        "bucket": {"root_credentials": root, "client_credentials": client, "artifacts_credentials": tool},
+        "bucket": {
+            "root_credentials": root,
+            "client_credentials": client,
+            "artifacts_credentials": tool,
+            "backup_credentials": reader,
+        },
         "migrate": {
             "pgpass": pgpass,
             "admin_password": values["admin_password"],
@@ -104,7 +117,69 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
         "admin": {"credentials": render_mlflow_credentials("admin", values["admin_password"])},
         "trainer": {"credentials": render_mlflow_credentials("trainer", values["trainer_password"])},
         "follower": {"credentials": render_mlflow_credentials("serving", values["serving_password"])},
+        "backup": {
+            "aws_credentials": reader,
+            "keys.sha256": "".join(f"{name} {fingerprint(values[name])}\n" for name in KEPT_APART),
+        },
     }
+
+
+def fingerprint(value: str) -> str:
+    """Return what tells a secret from another and gives nothing of it away: it has 32 random bytes."""
+    return hashlib.sha256(f"mlflow-stack {value}".encode()).hexdigest()[:16]
+
+
+def render_keys(values: dict[str, str]) -> str:
+    """Return the secrets without which a backup is not whole, as a file that ./stack restore takes."""
+    return json.dumps({name: values[name] for name in KEPT_APART}, indent=1) + "\n"
+
+
+def prepare_backup(values: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Return the files by which Postgres hands its WAL over, and those of an encrypted backup."""
+    now = dt.datetime.now(dt.UTC)
+    if not (MASTER / "backup_authority.pem").exists():
+        write_file(MASTER / "backup_authority.pem", certificates.make_authority(now), "root")
+    authority = (MASTER / "backup_authority.pem").read_text()
+    own = certificates.render_certificate(certificates.read_authority(authority)[0])
+    files: dict[str, dict[str, str]] = {}
+    for name, purpose in (("backup", ExtendedKeyUsageOID.SERVER_AUTH), ("postgres", ExtendedKeyUsageOID.CLIENT_AUTH)):
+        former = [ROOT / name / f"backup_{part}.pem" for part in ("cert", "key")]
+        leaf = "".join(path.read_text() for path in former if path.exists())
+        if not certificates.is_fit(leaf, authority, (name,), now):
+            leaf = certificates.make_leaf(authority, (name,), now, name, certificates.AUTHORITY_DAYS - 1, purpose)
+        certificate, begin, key = leaf.partition("-----BEGIN PRIVATE KEY-----")
+        files[name] = {"backup_cert.pem": certificate, "backup_key.pem": begin + key, "backup_ca.pem": own}
+    passphrase = read_passphrase()
+    files["backup"] |= {"passphrase": passphrase, "keys.json": render_keys(values) if passphrase else ""}
+    return files
+
+
+def read_passphrase() -> str:
+    """Return what backups are encrypted with, "" if they are not; end with a line for one that is unfit."""
+    if not is_given("STACK_BACKUP_PASSPHRASE"):
+        return ""
+    shown, path = os.environ["STACK_BACKUP_PASSPHRASE_FILE"], OPERATOR / "backup_passphrase"
+    value = path.read_text(errors="replace").strip("\n")
+    fault = None
+    if not re.fullmatch(r"[!-~]([ -~]{14,}[!-~])", value):
+        fault = "which is not one line of 16 or more plain characters: write another"
+    elif path.stat().st_mode & certificates.OTHERS_MAY:
+        fault = f"which every user of this machine may use: chmod o= {shown}"
+    if fault:
+        sys.exit(f"secrets: STACK_BACKUP_PASSPHRASE is {shown!r}, {fault}")
+    return value
+
+
+def give_backups_folder() -> None:
+    """Make the folder of backups the backup container's, unless something is in it."""
+    folder = ROOT / "backups"
+    user = pwd.getpwnam("backup")
+    if folder.is_dir() and folder.stat().st_uid != user.pw_uid and not any(folder.iterdir()):
+        try:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+            folder.chmod(0o750)
+        except OSError as error:  # of a share, for example: what can't be written the backup says
+            print(f"secrets: STACK_BACKUP_TO can't be made the user {user.pw_uid}'s: {error}", file=sys.stderr)
 
 
 def render_aws_credentials(key_id: str, secret: str) -> str:
@@ -118,7 +193,7 @@ def render_mlflow_credentials(username: str, password: str) -> str:
 
 
 def render_seaweedfs_identities(values: dict[str, str]) -> str:
-    """Return SeaweedFS's S3 identities: root, and MLflow's and the tool's, which reach the one bucket only.
+    """Return SeaweedFS's S3 identities: root, and MLflow's, the tool's and the backup's, which reach the one bucket only.
 
     MLflow's rights are a policy, as MinIO has it (services/bucket): SeaweedFS's action "Write" on a bucket would
     include to turn its versioning off.
@@ -162,6 +237,11 @@ def render_seaweedfs_identities(values: dict[str, str]) -> str:
                         {"accessKey": values["s3_artifacts_key"], "secretKey": values["s3_artifacts_secret"]}
                     ],
                     "actions": [f"{action}:{bucket}" for action in ("Read", "Write", "List", "Tagging")],
+                },
+                {
+                    "name": "backup",
+                    "credentials": [{"accessKey": values["s3_backup_key"], "secretKey": values["s3_backup_secret"]}],
+                    "actions": [f"{action}:{bucket}" for action in ("Read", "List")],
                 },
             ],
             "policies": [{"name": "mlflow", "content": json.dumps(policy)}],
@@ -326,9 +406,13 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=F
 def generate() -> None:
     """Generate what is missing and hand every consumer its files."""
     external = read_operators_account()
-    files = render_files(read_masters())
+    values = read_masters()
+    files = render_files(values)
     for consumer in S3_CLIENTS:
         files[consumer] |= external
+    for consumer, more in prepare_backup(values).items():
+        files[consumer] |= more
+    give_backups_folder()
     hand_out({**files, "nginx": {**prepare_certificate(), "store_ca.pem": external["store_ca.pem"]}})
 
 
@@ -349,6 +433,28 @@ def rotate(names: Annotated[list[str] | None, typer.Argument(help="default: all 
     for name in chosen:
         write_file(MASTER / name, GENERATORS[name](), "root")
     hand_out(render_files(read_masters()))
+
+
+@app.command()
+def export() -> None:
+    """Print the secrets without which a restored stack can't read all: keep them apart from the backups."""
+    print(render_keys(read_masters()), end="")
+
+
+@app.command()
+def adopt() -> None:
+    """Take over such secrets, on standard input, for a database that is restored."""
+    try:
+        brought = json.load(sys.stdin)
+        values = {name: str(brought[name]) for name in KEPT_APART}
+    except (ValueError, KeyError, TypeError):
+        sys.exit("secrets: that is no file of ./stack secrets export: nothing was changed")
+    if faults := [
+        f"secrets: {name} {fault}: nothing was changed" for name in values if (fault := find_fault(values[name]))
+    ]:
+        sys.exit("\n".join(faults))
+    for name, value in values.items():
+        write_file(MASTER / name, value, "root")
 
 
 @app.command("set")

@@ -24,6 +24,7 @@ from artifacts.objects import Bucket, Version
 from artifacts.places import OWN, find_folder
 from artifacts.plan import Kept, Unit, find_surviving_folders, make_plan
 from artifacts.survey import split_expired
+from tracking import hold
 
 LOCK = 0x6763  # any number but migrate's; "gc" in ASCII
 NOTES = f"{OWN}gc/"
@@ -38,7 +39,10 @@ def lock(engine: sqlalchemy.Engine) -> Iterator[None]:
         if not connection.execute(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}).scalar():
             raise FaultError("another ./stack gc --apply is at work: wait for its end")
         try:
-            yield
+            with hold.removing(hold.open_engine(str(engine.url))):
+                yield
+        except hold.HeldError:
+            raise FaultError("a backup is being made: wait for its end") from None
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
 

@@ -248,7 +248,7 @@ def create_app() -> ASGIApp:
         importlib.import_module("tracking.fast.paths")  # before the fork: the workers share its memory
     key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
     urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
-    artifacts.register(flask_app, chosen.tls, urls)
+    artifacts.register(flask_app, chosen.tls, urls, chosen.database_uri)
     app = StackApp(create_mlflow_app(), chosen, urls, places.Places())
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import boto3
 import fastapi
 import flask
+import sqlalchemy
 from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.client import BaseClient
@@ -43,6 +44,8 @@ from mlflow.store.artifact.artifact_repository_registry import _artifact_reposit
 from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository, _attachment_content_disposition
 from mlflow.utils.mime_type_utils import _guess_mime_type
 from werkzeug.exceptions import HTTPException
+
+from tracking import hold
 
 logger = logging.getLogger(__name__)
 # What is streamed through here: two parts of 8 MiB in memory and two on their way. (boto3 holds ten and sends ten, for
@@ -167,6 +170,7 @@ class Passing(StreamUploadMixin, ABC):
     """What an artifact repository of the server does so that bytes go past it."""
 
     artifact_uri: str
+    removals: sqlalchemy.Engine  # by which a removal shows that it is at work
 
     @abstractmethod
     def _get_store(self) -> BaseClient:
@@ -204,6 +208,20 @@ class Passing(StreamUploadMixin, ABC):
         """Store what comes, whose length is not known."""
         self._upload(stream, self._locate(artifact_path, artifact_file_name))
 
+    def delete_artifacts(self, artifact_path: str | None = None) -> None:
+        """Remove what is stored at `artifact_path`. Raises MlflowException while a backup takes down what there is."""
+        try:
+            with hold.removing(self.removals):
+                self._remove(artifact_path)
+        except hold.HeldError:
+            raise MlflowException(
+                "a backup is being made: try again in a few seconds", TEMPORARILY_UNAVAILABLE
+            ) from None
+
+    @abstractmethod
+    def _remove(self, artifact_path: str | None) -> None:
+        """Remove what is stored at `artifact_path`."""
+
     def _upload(self, stream: Any, parameters: dict[str, Any]) -> None:
         kind = {"ContentType": _guess_mime_type(posixpath.basename(parameters["Key"])), **describe_upload()}
         try:
@@ -220,6 +238,9 @@ class SigningRepository(Passing, S3ArtifactRepository):
 
     def _get_store(self) -> BaseClient:
         return super()._get_s3_client()
+
+    def _remove(self, artifact_path: str | None) -> None:
+        S3ArtifactRepository.delete_artifacts(self, artifact_path)
 
     def _get_s3_client(self) -> Any:
         client = super()._get_s3_client()
@@ -267,8 +288,7 @@ class PlainRepository(Passing, ArtifactRepository):
         found: list[FileInfo] = self._inner.list_artifacts(path)
         return found
 
-    def delete_artifacts(self, artifact_path: str | None = None) -> None:
-        """Remove what is stored at `artifact_path`."""
+    def _remove(self, artifact_path: str | None) -> None:
         self._inner.delete_artifacts(artifact_path)
 
     def upload_archived_trace_data_bytes(self, data: bytes) -> None:
@@ -311,8 +331,9 @@ def answer_store_fault(error: Exception) -> flask.Response:
     return flask.Response(json.dumps(body), status, headers, mimetype="application/json")
 
 
-def register(app: flask.Flask, tls: str, urls: ClientUrls) -> None:
+def register(app: flask.Flask, tls: str, urls: ClientUrls, database_uri: str) -> None:
     """Make s3:// artifacts use the repository that fits how the gateway does TLS."""
+    Passing.removals = hold.open_engine(database_uri)
     session = get_session()
     session.set_default_client_config(Config(connect_timeout=3, read_timeout=READ_SECONDS))
     boto3.setup_default_session(botocore_session=session)

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Makes the cluster of a backup, in a container of its own: replays WAL to the target, then takes the place of the former
+# cluster at once. /from holds the backups; a passphrase comes by standard input.
+set -eu
+
+bin=/usr/lib/postgresql/17/bin
+label=$1 type=$2 target=$3
+new=$PGDATA.restored
+conf=/tmp/restore.conf
+log=/tmp/recovery.log
+umask 077
+
+fail() {
+    printf 'postgres: %s\n' "$1" >&2
+    exit 1
+}
+
+write_conf() {
+    passphrase=$(cat)
+    {
+        printf '[global]\nrepo1-path=/from/postgres\nlock-path=/tmp/pgbackrest\nlog-level-console=warn\nlog-level-file=off\n'
+        printf 'process-max=2\n'
+        [ -z "$passphrase" ] || printf 'repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=%s\n' "$passphrase"
+        printf '[main]\npg1-path=%s\n' "$new"
+    } >"$conf"
+}
+
+recover() { # type, target
+    rm -rf "$new"
+    mkdir -m 0750 "$new"
+    case $1 in
+    end) set -- --type=default ;;
+    *) set -- "--type=$1" "--target=$2" --target-action=promote ;;
+    esac
+    pgbackrest --config="$conf" --stanza=main --set="$label" --archive-mode=off "$@" restore ||
+        fail "backup $label can't be restored, see above: the former database is untouched"
+    # (hot_standby = off: it says that it is ready when the target was reached, not before)
+    "$bin/pg_ctl" --pgdata="$new" --log="$log" --wait --timeout=3600 --silent start -o "-c config_file=/etc/postgres/postgresql.conf \
+        -c listen_addresses='' -c unix_socket_directories=/tmp -c archive_mode=off -c hot_standby=off"
+}
+
+settle() { # ends the recovered server, and with it what the recovery was told
+    "$bin/pg_ctl" --pgdata="$new" --wait --mode=fast --silent stop
+    sed -i -e '/^restore_command/d' -e '/^recovery_target/d' -e '/^archive_mode/d' -e '/pgBackRest/d' "$new/postgresql.auto.conf"
+}
+
+write_conf
+if ! recover "$type" "$target"; then
+    # Nothing was committed after that time, as far as the archive goes: its end is that moment.
+    { [ "$type" = time ] && grep -q 'recovery ended before configured recovery target was reached' "$log"; } ||
+        { tail -n 20 "$log" >&2 && fail "backup $label can't be replayed to $type '$target': the former database is untouched"; }
+    recover end '' || { tail -n 20 "$log" >&2 && fail "backup $label can't be replayed: the former database is untouched"; }
+fi
+settle
+rm -rf "$PGDATA.replaced"
+[ ! -e "$PGDATA" ] || mv "$PGDATA" "$PGDATA.replaced"
+mv "$new" "$PGDATA"
+sync
+rm -rf "$PGDATA.replaced"
