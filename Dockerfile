@@ -9,7 +9,9 @@ FROM ${BASE_IMAGE} AS base
 # The one table of user ids (uid = gid). nginx is in the groups of servers whose unix sockets it connects to; follower
 # reads what serving says of itself; backup reads the files of the database; postgres and artifacts, who bring back what
 # was lost, read backups.
+# (Debian's own user `backup` is nobody's here.)
 RUN set -eu; \
+    userdel backup; \
     for user in postgres:10001 objectstore:10002 mlflow:10003 nginx:10004 trainer:10005 admin:10006 migrate:10007 bucket:10008 artifacts:10009 serving:10010 follower:10011 backup:10012; do \
         groupadd --gid "${user#*:}" "${user%:*}"; \
         useradd --uid "${user#*:}" --gid "${user#*:}" --home-dir "/home/${user%:*}" --shell /usr/sbin/nologin "${user%:*}"; \
@@ -154,7 +156,7 @@ COPY --from=rclone-wheel /opt/rclone/bin/rclone /usr/local/bin/rclone
 COPY --chmod=0755 services/backup/ /app/
 COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
 # The bucket's versions, and who waits for whom, stand once, beside those who remove.
-COPY --chmod=0755 services/artifacts/artifacts/__init__.py services/artifacts/artifacts/objects.py services/artifacts/artifacts/settings.py services/artifacts/artifacts/places.py /app/artifacts/
+COPY --chmod=0755 services/artifacts/artifacts/__init__.py services/artifacts/artifacts/objects.py services/artifacts/artifacts/settings.py services/artifacts/artifacts/report.py /app/artifacts/
 COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/hold.py /app/tracking/
 RUN python -m compileall -q /app
 USER backup

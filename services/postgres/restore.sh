@@ -34,9 +34,15 @@ recover() { # type, target
     esac
     pgbackrest --config="$conf" --stanza=main --set="$label" --archive-mode=off "$@" restore ||
         fail "backup $label can't be restored, see above: the former database is untouched"
-    # (hot_standby = off: it says that it is ready when the target was reached, not before)
-    "$bin/pg_ctl" --pgdata="$new" --log="$log" --wait --timeout=3600 --silent start -o "-c config_file=/etc/postgres/postgresql.conf \
-        -c listen_addresses='' -c unix_socket_directories=/tmp -c archive_mode=off -c hot_standby=off"
+    "$bin/pg_ctl" --pgdata="$new" --log="$log" --wait --timeout=86400 --silent start -o "-c config_file=/etc/postgres/postgresql.conf \
+        -c listen_addresses='' -c unix_socket_directories=/tmp -c archive_mode=off" || return 1
+    # It answers before the target was reached, and ends by itself if it never is.
+    while in_recovery=$("$bin/psql" --host=/tmp --no-psqlrc --tuples-only --no-align --command='SELECT pg_is_in_recovery()' 2>/dev/null) ||
+        [ -e "$new/postmaster.pid" ]; do
+        [ "$in_recovery" != f ] || return 0
+        sleep 0.2
+    done
+    return 1
 }
 
 settle() { # ends the recovered server, and with it what the recovery was told

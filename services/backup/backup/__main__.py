@@ -1,0 +1,19 @@
+"""`python -m backup`: the verbs of ./stack that make, check and bring back backups."""
+
+import sys
+
+from botocore.exceptions import BotoCoreError, ClientError
+from sqlalchemy.exc import OperationalError
+
+from admin.faults import FaultError, printable
+from backup.cli import app
+
+try:
+    app(prog_name="./stack backup")
+except FaultError as fault:
+    sys.exit("\n".join(f"stack: {printable(line)}" for line in str(fault).splitlines()))
+except OperationalError as error:
+    reason = " ".join(str(error.orig).split())
+    sys.exit(f"stack: the database can't be used: {printable(reason)}: ./stack status shows what is wrong")
+except (BotoCoreError, ClientError) as error:
+    sys.exit(f"stack: the object store can't be used: {printable(str(error))}: see ./stack logs objectstore")

@@ -1,0 +1,171 @@
+"""Copies of objects: each version once, whatever the number of sets that have it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+
+from admin.faults import FaultError
+from artifacts.objects import Bucket, Version
+from backup.manifest import Item
+from backup.repository import OBJECTS, Repository
+from tracking.store import Store
+
+WORKERS = 8
+CHUNK = 1024 * 1024
+GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}
+LIMITS = {"connect_timeout": 3, "read_timeout": 60, "max_pool_connections": WORKERS + 2}
+
+Known = dict[str, Item]  # by the name of the copy
+Report = Callable[[int, int, int], None]  # how many objects of how many, and bytes
+
+
+def open_bucket(store: Store, credentials: str = "aws_credentials") -> Bucket:
+    """Return the bucket, by an account in /run/secrets: the one that reads, or another."""
+    retries = {"retries": {"mode": "standard", "total_max_attempts": 4}}
+    client = store.connect(store.find_credentials(credentials), store.find_authorities(), **LIMITS, **retries)
+    return Bucket(client, store.bucket, store.describe_upload())
+
+
+def name_copy(version: Version) -> str:
+    """Return where the copy of a version lies: no version ever changes."""
+    parts = (version.key, version.identifier, str(version.time.timestamp()), str(version.size))
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return f"{OBJECTS}/{digest[:2]}/{digest}"
+
+
+def find_known(repository: Repository) -> Known:
+    """Return what the newest set has of copies that are still there."""
+    sets = repository.find_sets()
+    if not sets:
+        return {}
+    sizes = {f"{OBJECTS}/{path}" if not path.startswith(OBJECTS) else path: size for path, size in repository.shelf.list(OBJECTS).items()}
+    objects = repository.read(sets[-1]).objects
+    return {item.name: item for item in objects if item.name and sizes.get(item.name) == item.size}
+
+
+def capture(
+    repository: Repository, bucket: Bucket, known: Known, since: datetime, report: Report, *, may_vanish: bool
+) -> tuple[list[Item], int]:
+    """Copy the versions that are not known yet; return all that the store has, and how many bytes were copied.
+
+    What was replaced or deleted before `since` is no set's, and is not copied. `known` grows by what was copied.
+    """
+    listed = [version for versions in bucket.walk() for version in versions]
+    wanted = [
+        version
+        for version in listed
+        if not version.is_marker
+        and (version.is_latest or (version.ended is not None and version.ended >= since))
+        and name_copy(version) not in known
+    ]
+    size = 0
+    lost: set[Version] = set()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        done = 0
+        for version, item in zip(wanted, pool.map(lambda each: copy(repository, bucket, each), wanted), strict=True):
+            done += 1
+            if item is None:
+                lost.add(version)
+            else:
+                known[name_copy(version)] = item
+                size += item.size
+            report(done, len(wanted), size)
+    if lost and not may_vanish:
+        raise FaultError(f"{len(lost)} objects went while they were copied, the first is {next(iter(lost)).key!r}: try again")
+    return [describe(version, known) for version in listed if version not in lost], size
+
+
+def describe(version: Version, known: Known) -> Item:
+    """Return how a set has a version."""
+    copied = None if version.is_marker else known.get(name_copy(version))
+    return Item(
+        key=version.key,
+        version=version.identifier,
+        time=version.time.timestamp(),
+        size=version.size,
+        is_live=version.is_latest and not version.is_marker,
+        is_marker=version.is_marker,
+        name=copied and copied.name,
+        sha256=copied and copied.sha256,
+        kind=copied and copied.kind,
+        metadata=copied.metadata if copied else {},
+    )
+
+
+def copy(repository: Repository, bucket: Bucket, version: Version) -> Item | None:
+    """Copy a version; return what the copy is, None if the version is gone. Raises FaultError."""
+    place = {"Bucket": bucket.name, "Key": version.key, "VersionId": version.identifier}
+    try:
+        answer = bucket.client.get_object(**place)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in GONE:
+            return None
+        raise
+    name, counted = name_copy(version), Counted(answer["Body"].iter_chunks(CHUNK))
+    repository.shelf.write(name, counted)
+    if counted.size != version.size:
+        raise FaultError(f"the store sent {counted.size} bytes of {version.key!r}, which has {version.size}: try again")
+    return Item(
+        key=version.key,
+        version=version.identifier,
+        time=version.time.timestamp(),
+        size=version.size,
+        is_live=False,
+        name=name,
+        sha256=counted.digest.hexdigest(),
+        kind=answer.get("ContentType"),
+        metadata=answer.get("Metadata", {}),
+    )
+
+
+class Counted:
+    """Chunks that are counted and hashed as they go by."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = chunks
+        self.size = 0
+        self.digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._chunks:
+            self.size += len(chunk)
+            self.digest.update(chunk)
+            yield chunk
+
+
+def choose_at(objects: Iterable[Item], moment: float) -> tuple[list[Item], list[Item]]:
+    """Return what a reader saw at a moment, and what of it there is no copy of.
+
+    Stores tell whole seconds: what was written in the moment's second counts as there, and a deletion in it as to come.
+    """
+    by_key: dict[str, list[Item]] = {}
+    for item in objects:
+        by_key.setdefault(item.key, []).append(item)
+    seen, missing = [], []
+    for items in by_key.values():
+        before = [
+            item for item in items if (item.time <= moment if item.is_marker else int(item.time) <= moment)
+        ]
+        if before and not (newest := max(before, key=lambda item: item.time)).is_marker:
+            (seen if newest.name else missing).append(newest)
+    return seen, missing
+
+
+def report_nothing(_done: int, _all: int, _size: int) -> None:
+    """Report nothing."""
+
+
+def measure(client: BaseClient, bucket: str, key: str) -> tuple[int, str]:
+    """Return size and SHA-256 of an object, every byte read."""
+    answer: Any = client.get_object(Bucket=bucket, Key=key)
+    counted = Counted(answer["Body"].iter_chunks(CHUNK))
+    for _ in counted:
+        pass
+    return counted.size, counted.digest.hexdigest()

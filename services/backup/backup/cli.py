@@ -1,0 +1,227 @@
+"""Command line of the backup container."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from admin import moments
+from admin.faults import FaultError, printable
+from artifacts import report
+from backup import capture, making, pgbackrest, planning, removal, repository, restoring, serving, settings, verification
+from backup.making import show_size
+from backup.repository import Repository
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+Name = Annotated[str | None, typer.Argument(metavar="SET", help="name of a set; default: the newest")]
+From = Annotated[str, typer.Option("--from", help="the folder is another, which is mounted", hidden=True)]
+Asked = Annotated[bool, typer.Option("--passphrase-stdin", help="the passphrase is on standard input", hidden=True)]
+At = Annotated[str, typer.Option(help="moment between sets: 2026-11-25T10:00:00Z")]
+
+
+@app.callback()
+def main() -> None:
+    """Make, list, check and remove backups of rows and artifacts."""
+
+
+@contextmanager
+def opened(source: str, asked: bool) -> Iterator[Repository]:
+    """Open the stack's own folder of backups, or another that is mounted."""
+    passphrase = sys.stdin.readline().strip("\n") if asked else settings.read_passphrase()
+    folder, shown = (settings.SOURCE, source) if source else (settings.TARGET, settings.load().shown)
+    pgbackrest.configure(folder, passphrase)
+    with repository.opened(folder, shown, passphrase) as found:
+        yield found
+
+
+@app.command()
+def make(
+    full: Annotated[bool, typer.Option("--full", help="copy all files of the database, not only what has changed")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Make a set of this moment's rows and artifacts."""
+    start = time.monotonic()
+    chosen = settings.load()
+    passphrase = settings.read_passphrase()
+    with repository.alone(settings.TARGET, chosen.shown):
+        repository.make(settings.TARGET, chosen.shown, chosen.stack, passphrase)
+        with opened("", asked=False) as found:
+            repository.check_owner(found, chosen.stack)
+            made = making.make_set(chosen, found, full)
+    manifest = made.manifest
+    rows = sum(table.rows for table in manifest.figures.tables.values())
+    if as_json:
+        print(json.dumps({"name": manifest.name, "held": made.held, "seconds": time.monotonic() - start, "added": manifest.copied}))
+        return
+    if not manifest.keys:
+        print(
+            "stack: note: the set is not encrypted, so it has no secrets. Keep apart what ./stack secrets export prints: without it "
+            "webhooks' secrets and the like can't be read after a restore elsewhere",
+            file=sys.stderr,
+        )
+    print(
+        f"Set {manifest.name}: {rows} rows, {len(manifest.live)} objects, {show_size(manifest.size)}, of which this backup added "
+        f"{show_size(manifest.copied)}, in {time.monotonic() - start:.1f} s. Removing artifacts was held for {made.held:.1f} s."
+    )
+    print(f"Bring it back: ./stack restore {manifest.name} --into NAME, or --replace")
+
+
+@app.command("list")
+def show(
+    source: From = "",
+    asked: Asked = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """List the sets, the newest last."""
+    with opened(source, asked) as found:
+        manifests = [found.read(name) for name in found.find_sets()]
+        begun = found.find_begun()
+    if as_json:
+        lines = [
+            {"name": each.name, "moment": each.moment, "objects": len(each.live), "size": each.size, "added": each.copied, "label": each.label}
+            for each in manifests
+        ]
+        print(json.dumps({"sets": lines, "incomplete": begun}))
+        return
+    rows = [
+        (
+            each.name,
+            moments.write(datetime.fromtimestamp(each.moment, UTC)),
+            show_age(time.time() - each.moment),
+            str(sum(table.rows for table in each.figures.tables.values())),
+            str(len(each.live)),
+            show_size(each.size),
+            show_size(each.copied),
+            "full" if each.label.endswith("F") else "incremental",
+        )
+        for each in manifests
+    ] + [(name, "-", "-", "-", "-", "-", "-", "incomplete") for name in begun]
+    columns = ("SET", "MOMENT", "AGE", "ROWS", "OBJECTS", "SIZE", "ADDED", "KIND")
+    report.print_table(columns, sorted(rows), frozenset({"AGE", "ROWS", "OBJECTS", "SIZE", "ADDED"}))
+
+
+def show_age(seconds: float) -> str:
+    """Return an age for people."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+@app.command()
+def verify(name: Name = None, source: From = "", asked: Asked = False) -> None:
+    """Read every byte of a set again."""
+    with opened(source, asked) as found:
+        manifest = found.read(found.choose(name))
+        read = verification.verify(found, manifest)
+    print(
+        f"Set {manifest.name} is whole: {read.files} files of the database and {read.objects} objects read, "
+        f"{show_size(read.size)} in {read.seconds:.1f} s"
+    )
+
+
+@app.command("rm")
+def remove(name: Annotated[str, typer.Argument(metavar="SET", help="name of a set")]) -> None:
+    """Remove a set, and what no other set needs; never the last one."""
+    chosen = settings.load()
+    with repository.alone(settings.TARGET, chosen.shown), opened("", asked=False) as found:
+        repository.check_owner(found, chosen.stack)
+        freed = removal.remove(found, found.choose(name))
+    print(f"Set {name} is removed: {show_size(freed)} of copies of objects freed")
+
+
+@app.command(hidden=True)
+def serve() -> None:
+    """Take WAL as long as the container runs."""
+    serving.serve(settings.load())
+
+
+# ------------------------------------------------------------------------------------ steps of ./stack restore, in turn
+@app.command(hidden=True)
+def state() -> None:
+    """Print what a stack holds that would be replaced; nothing if it is empty."""
+    print(planning.describe_state())
+
+
+@app.command(hidden=True)
+def find_run(run: str) -> None:
+    """Print the moment at which a run had ended."""
+    print(planning.find_run(run))
+
+
+@app.command(hidden=True)
+def plan(
+    name: Name = None,
+    source: From = "",
+    asked: Asked = False,
+    at: At = "",
+) -> None:
+    """Verify a set, and print how it is brought back: its name, pgBackRest's label, type and target, keys or none."""
+    with opened(source, asked) as found:
+        chosen = planning.make_plan(found, name, at)
+        if not at:
+            read = verification.verify(found, chosen.manifest)
+        else:
+            read = verification.verify(found, chosen.manifest, chosen.items)
+        for item in chosen.missing:
+            note(f"of that moment there is no copy of {item.key!r} ({item.size} bytes)")
+    note(f"set {chosen.manifest.name} is whole: {show_size(read.size)} read in {read.seconds:.1f} s")
+    kept = "keys" if chosen.manifest.keys else "none"
+    print("\t".join((chosen.manifest.name, chosen.manifest.label, chosen.kind, chosen.target, kept)))
+
+
+def note(text: str) -> None:
+    """Say what an operator should know."""
+    print(f"stack: note: {printable(text)}", file=sys.stderr)
+
+
+@app.command(hidden=True)
+def keys(name: Name = None, source: From = "", asked: Asked = False) -> None:
+    """Print the secrets that an encrypted set has."""
+    with opened(source, asked) as found:
+        print(json.dumps(found.read(found.choose(name)).keys or {}))
+
+
+@app.command(hidden=True)
+def put(name: Name = None, source: From = "", asked: Asked = False, at: At = "") -> None:
+    """Write the objects of a set into the store, by the account that may."""
+    account = Path("/run/secrets-of-writer")
+    place = settings.load().store
+    client = place.connect(place.find_credentials(secrets=account), place.find_authorities(account), **capture.LIMITS)
+    bucket = capture.Bucket(client, place.bucket, place.describe_upload())
+    with opened(source, asked) as found:
+        chosen = planning.make_plan(found, name, at)
+        done = restoring.put_objects(found, bucket, chosen.items)
+    note(f"objects: {done.written} written, {done.kept} were there, {done.removed} others removed, {show_size(done.size)}")
+
+
+@app.command(hidden=True)
+def compare(name: Name = None, source: From = "", asked: Asked = False, at: At = "") -> None:
+    """Compare rows and objects with what a set says of them; exit 1 if they differ."""
+    bucket = capture.open_bucket(settings.load().store)
+    with opened(source, asked) as found:
+        chosen = planning.make_plan(found, name, at)
+    figures = restoring.look_at_rows()
+    lines = restoring.compare_objects(bucket, chosen.items)
+    if at:
+        note("between two sets nothing was counted: the rows below are what is there")
+        lines = restoring.compare_figures(figures, figures) + lines
+    else:
+        lines = restoring.compare_figures(chosen.manifest.figures, figures) + lines
+        planning.note_keys(chosen.manifest, note)
+    rows = [(line.what, line.wanted, line.found, "same" if line.is_same else "DIFFERENT") for line in lines]
+    report.print_table(("WHAT", "BACKUP", "RESTORED", ""), rows, frozenset({"BACKUP", "RESTORED"}))
+    different = [line.what for line in lines if not line.is_same]
+    if different and not (at or chosen.manifest.figures.exact) and all("." in what for what in different):
+        note("somebody wrote while the rows were counted: these figures are of a moment just before")
+    elif different:
+        raise FaultError(f"what was brought back differs from the set: {', '.join(different)}")

@@ -1,0 +1,161 @@
+"""The rows: what there is of them, and a moment of both databases that WAL can be replayed to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import text
+
+from admin.faults import FaultError
+from backup.manifest import Figures, Table
+from backup.settings import DATABASES, database_uri
+from tracking import hold
+
+# To read all of a large table would slow its users down: of these only the rows are counted.
+MANY_ROWS = 200_000
+TRIES = 40
+HOLD_SECONDS = 60
+ARCHIVE_SECONDS = 90
+
+TABLES = """
+SELECT format('%I.%I', n.nspname, c.relname), c.reltuples
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+ORDER BY 1
+"""
+SEQUENCES = "SELECT format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences ORDER BY 1"
+# (a row's text is the same on every server of this version; the sum is the same in any order)
+CHECKSUM = "SELECT count(*), md5(coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text) FROM {} t"
+VERSIONS = {"mlflow": "alembic_version", "auth": "alembic_version_auth"}
+
+
+def connect(database: str) -> sqlalchemy.Connection:
+    """Return a connection that sees one moment as long as it lasts."""
+    engine = sqlalchemy.create_engine(
+        database_uri(database), poolclass=sqlalchemy.NullPool, isolation_level="REPEATABLE READ"
+    )
+    return engine.connect()
+
+
+def read_sequences(connections: dict[str, sqlalchemy.Connection]) -> dict[str, int | None]:
+    """Return the last values of all sequences, which no transaction keeps still."""
+    return {
+        f"{database}.{name}": value
+        for database, connection in connections.items()
+        for name, value in connection.execute(text(SEQUENCES)).all()
+    }
+
+
+def count_rows(connections: dict[str, sqlalchemy.Connection]) -> dict[str, Table]:
+    """Count what the databases hold at the moments that these connections see."""
+    tables: dict[str, Table] = {}
+    for database, connection in connections.items():
+        for name, estimate in connection.execute(text(TABLES)).all():
+            if estimate > MANY_ROWS:
+                rows, checksum = connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one(), None
+            else:
+                rows, checksum = connection.execute(text(CHECKSUM.format(name))).one()
+            tables[f"{database}.{name}"] = Table(rows, checksum)
+    return tables
+
+
+def read_schemas(connections: dict[str, sqlalchemy.Connection]) -> dict[str, str]:
+    """Return the revision of each database's schema."""
+    return {
+        database: connection.execute(text(f"SELECT version_num FROM {VERSIONS[database]}")).scalar_one()
+        for database, connection in connections.items()
+    }
+
+
+def look() -> Figures:
+    """Count what the databases hold now."""
+    connections = {database: connect(database) for database in DATABASES}
+    try:
+        return Figures(True, count_rows(connections), read_sequences(connections))
+    finally:
+        for connection in connections.values():
+            connection.close()
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of both databases.
+
+    Attributes:
+        target: the restore point.
+        segment: of WAL that it is in.
+        time: by the database's clock, in seconds.
+        figures: of the rows.
+        schemas: revisions.
+    """
+
+    target: str
+    segment: str
+    time: float
+    figures: Figures
+    schemas: dict[str, str]
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Let nobody remove objects meanwhile. Raises FaultError."""
+    try:
+        with hold.holding(hold.open_engine(database_uri("mlflow")), HOLD_SECONDS):
+            yield
+    except hold.HeldError:
+        raise FaultError(f"somebody removed artifacts for longer than {HOLD_SECONDS} s (./stack gc?): try again") from None
+
+
+def take_moment(name: str) -> Moment:
+    """Set a restore point, and count the rows as they are there.
+
+    Writers go on. They are seen to have written nothing between the count's moment and the restore point if no
+    transaction was open at either of the two; where there always is one, the count is said not to be exact.
+    """
+    engine = sqlalchemy.create_engine(database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as marker:
+        for attempt in range(TRIES):
+            before = marker.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
+            connections = {database: connect(database) for database in DATABASES}
+            try:
+                sequences = read_sequences(connections)  # (from here on each sees one moment)
+                target = f"{name}-{attempt}"
+                lsn, now = marker.execute(
+                    text("SELECT pg_create_restore_point(:name), extract(epoch FROM clock_timestamp())"), {"name": target}
+                ).one()
+                after = marker.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
+                lowest, highest, _ = before.split(":")
+                exact = before == after and lowest == highest
+                if exact or attempt == TRIES - 1:
+                    segment = marker.execute(text("SELECT pg_walfile_name(:lsn)"), {"lsn": lsn}).scalar_one()
+                    marker.execute(text("SELECT pg_switch_wal()"))
+                    figures = Figures(exact, count_rows(connections), sequences)
+                    return Moment(target, segment, float(now), figures, read_schemas(connections))
+            finally:
+                for connection in connections.values():
+                    connection.close()
+            time.sleep(0.01 * (attempt % 5))
+    raise AssertionError  # (the last attempt returns)
+
+
+def wait_for_archive(segment: str) -> None:
+    """Return when Postgres has handed a segment of WAL over. Raises FaultError."""
+    engine = sqlalchemy.create_engine(database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    asked = text("SELECT last_archived_wal, last_failed_wal, archived_count, failed_count FROM pg_stat_archiver")
+    deadline = time.monotonic() + ARCHIVE_SECONDS
+    with engine.connect() as connection:
+        while time.monotonic() < deadline:
+            row: Any = connection.execute(asked).one()
+            # (names of one timeline come in order; what follows a restore begins with a higher one)
+            if row.last_archived_wal is not None and row.last_archived_wal[:24] >= segment:
+                return
+            time.sleep(0.1)
+    raise FaultError(
+        f"Postgres has not handed over WAL {segment} within {ARCHIVE_SECONDS} s ({row.failed_count} failures, the last of "
+        f"{row.last_failed_wal}): ./stack logs postgres says why"
+    )

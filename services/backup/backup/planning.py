@@ -1,0 +1,141 @@
+"""What is to be brought back: which set, up to which moment, with which objects, and into what."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy
+from sqlalchemy import text
+
+from admin import moments
+from admin.faults import FaultError
+from backup import capture, database, making, pgbackrest
+from backup.manifest import Item, Manifest
+from backup.repository import Repository
+from backup.settings import PGDATA, SOCKET
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a moment is brought back.
+
+    Attributes:
+        manifest: of the set that it begins with.
+        kind: pgBackRest's type of target.
+        target: to which WAL is replayed.
+        items: the objects.
+        missing: those of which there is no copy.
+    """
+
+    manifest: Manifest
+    kind: str
+    target: str
+    items: list[Item]
+    missing: list[Item]
+
+
+def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
+    """Return how a set, or a moment after it, is brought back. Raises FaultError."""
+    if not at:
+        manifest = repository.read(repository.choose(name))
+        return Plan(manifest, "name", manifest.target, manifest.live, [])
+    moment = read_moment(at)
+    manifests = [repository.read(each) for each in repository.find_sets()]
+    before = [each for each in manifests if each.moment <= moment and (name is None or each.name <= name)]
+    if not before:
+        oldest = moments.write(datetime.fromtimestamp(manifests[0].moment, UTC)) if manifests else "nowhere"
+        raise FaultError(f"--at {at!r} is before the first set: the backups begin at {oldest}")
+    check_archive(repository, before[-1], moment, at)
+    # A later set knows of what was written, replaced or deleted in between.
+    known = {(item.key, item.version, item.time): item for each in manifests for item in each.objects if item.name is None}
+    known |= {(item.key, item.version, item.time): item for each in manifests for item in each.objects if item.name}
+    items, missing = capture.choose_at(known.values(), moment)
+    target = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
+    return Plan(before[-1], "time", target, items, missing)
+
+
+def read_moment(at: str) -> float:
+    """Return a moment in seconds. Raises FaultError."""
+    try:
+        moment = moments.read_date(at)
+    except ValueError:
+        raise FaultError(f"--at {at!r} is no moment: write 2026-11-25T10:00:00Z or '2026-11-25 10:00:00+00'") from None
+    if moment > datetime.now(UTC):
+        raise FaultError(f"--at {at!r} is still to come: choose a moment that is past")
+    return moment.timestamp()
+
+
+def check_archive(repository: Repository, manifest: Manifest, moment: float, at: str) -> None:
+    """See whether the WAL goes on from a set to a moment. Raises FaultError."""
+    segments = pgbackrest.find_segments(repository.folder)
+    last = max((segment for segment in segments if segment[:8] == first_log(manifest)), default=None)
+    if last is None:
+        raise FaultError(f"set {manifest.name} has no WAL in the archive: choose another set")
+    start = max(Path(file.path).name[:24] for file in manifest.files if "/archive/" in f"/{file.path}")
+    if gaps := [segment for segment in pgbackrest.count_up(start, last) if segment not in segments]:
+        raise FaultError(f"the WAL after set {manifest.name} has a gap at {gaps[0]}: choose a set, without --at")
+    end = segments[last].stat().st_mtime
+    if moment > end:
+        shown = moments.write(datetime.fromtimestamp(end, UTC))
+        raise FaultError(f"--at {at!r} is after the end of the archived WAL ({shown}): choose an earlier moment")
+
+
+def first_log(manifest: Manifest) -> str:
+    """Return the timeline of a set."""
+    return max(Path(file.path).name[:8] for file in manifest.files if "/archive/" in f"/{file.path}")
+
+
+def describe_state() -> str:
+    """Return what the stack holds that would be replaced, "" if it is empty. Raises FaultError."""
+    if not (PGDATA / "PG_VERSION").exists():
+        return ""
+    if not is_running():
+        return "a database, which is not running"
+    with database.connect("mlflow") as connection:
+        has_schema = connection.execute(text("SELECT to_regclass('runs') IS NOT NULL")).scalar_one()
+        if not has_schema:
+            return ""
+        runs, models, experiments = (
+            connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608
+            for table in ("runs", "registered_models", "experiments")
+        )
+    # (the default experiment, and the one of the log of predictions)
+    is_empty = not runs and not models and experiments <= 2  # noqa: PLR2004
+    return "" if is_empty else f"{runs} runs, {models} models, {experiments} experiments"
+
+
+def is_running() -> bool:
+    """Return whether Postgres answers."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(f"{SOCKET}/.s.PGSQL.5432")
+        except OSError:
+            return False
+    return True
+
+
+def find_run(run: str) -> str:
+    """Return the first whole second at which a run had ended. Raises FaultError."""
+    asked = text("SELECT end_time FROM runs WHERE run_uuid = :run")
+    try:
+        with database.connect("mlflow") as connection:
+            found = connection.execute(asked, {"run": run}).scalar_one_or_none()
+    except sqlalchemy.exc.OperationalError:
+        raise FaultError("--at-run asks the running stack when the run ended, and it is not running: use --at") from None
+    if found is None:
+        raise FaultError(f"--at-run {run!r}: there is no such run that has ended: use --at")
+    return moments.write(datetime.fromtimestamp(found // 1000 + 1, UTC))
+
+
+def note_keys(manifest: Manifest, note: Callable[[str], None]) -> None:
+    """Say which secrets of the set this stack has not."""
+    own = making.read_fingerprints()
+    if other := sorted(name for name, value in manifest.fingerprints.items() if own.get(name) != value):
+        note(
+            f"this stack has another {', '.join(other)} than the set's: what was encrypted by it (webhooks' secrets, keys of the AI "
+            "gateway) can't be read: bring the file of ./stack secrets export by --keys"
+        )

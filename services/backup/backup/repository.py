@@ -1,0 +1,176 @@
+"""The folder of all backups of a stack: whose it is, whether it is encrypted, which sets are in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from admin import moments
+from admin.faults import FaultError
+from backup import manifest
+from backup.shelf import Shelf, ShelfError
+
+IDENTITY = "repository.json"
+CHECK = "check"  # what only the right passphrase reads
+SETS, BEGUN, OBJECTS = "sets", "begun", "objects"
+NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+
+
+class Identity(msgspec.Struct):
+    """What stands in IDENTITY, which is never encrypted.
+
+    Attributes:
+        format: as a manifest's.
+        id: no other folder's.
+        stack: whose backups they are.
+        is_encrypted: whether a passphrase is needed.
+        made: when the folder was first used.
+    """
+
+    format: int
+    id: str
+    stack: str
+    is_encrypted: bool
+    made: str
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A folder of backups that is open.
+
+    Attributes:
+        folder: where it is in this container.
+        shown: how the operator calls it.
+        identity: what it says of itself.
+        shelf: its files.
+    """
+
+    folder: Path
+    shown: str
+    identity: Identity
+    shelf: Shelf
+
+    def find_sets(self) -> list[str]:
+        """Return the names of the sets that are whole, the oldest first."""
+        return sorted(name for path in self.shelf.list(SETS) if NAME.fullmatch(name := Path(path).name))
+
+    def find_begun(self) -> list[str]:
+        """Return the names of the sets that were begun and have not ended."""
+        return sorted({Path(name).name for name in self.shelf.list(BEGUN)} - set(self.find_sets()))
+
+    def read(self, name: str) -> manifest.Manifest:
+        """Return what a set is made of. Raises FaultError."""
+        try:
+            content = self.shelf.read_all(f"{SETS}/{name}")
+        except FileNotFoundError:
+            raise FaultError(self._explain_missing(name)) from None
+        except ShelfError as error:
+            raise FaultError(f"set {name}: its manifest can't be read ({error}): choose another set") from None
+        found = manifest.decode(name, content)
+        if found.repository != self.identity.id:
+            raise FaultError(
+                f"set {name} belongs to another folder of backups ({found.repository}, this one is {self.identity.id}): "
+                "bring it back from there"
+            )
+        return found
+
+    def _explain_missing(self, name: str) -> str:
+        if name in self.find_begun():
+            return f"set {name} is incomplete: its backup did not end: choose another of ./stack backup list"
+        return f"there is no set {name!r} in {self.shown}: ./stack backup list has them all"
+
+    def choose(self, name: str | None) -> str:
+        """Return the name of a set, the newest for None. Raises FaultError."""
+        if name is not None:
+            if not NAME.fullmatch(name):
+                raise FaultError(f"{name!r} is no name of a set: ./stack backup list has them all")
+            return name
+        if not (found := self.find_sets()):
+            raise FaultError(f"{self.shown} has no set that is whole: ./stack backup makes one")
+        return found[-1]
+
+    def write_out(self) -> None:
+        """Return when all that was written is on the disk."""
+        subprocess.run(["sync", "--file-system", str(self.folder)], check=True)
+
+
+@contextmanager
+def opened(folder: Path, shown: str, passphrase: str) -> Iterator[Repository]:
+    """Open a folder of backups. Raises FaultError that says why it can't be read."""
+    try:
+        content = (folder / IDENTITY).read_bytes()
+        identity = msgspec.json.decode(content, type=Identity)
+    except FileNotFoundError:
+        raise FaultError(f"{shown} holds no backups: ./stack backup makes one, or name another folder") from None
+    except PermissionError:
+        raise FaultError(f"{shown} can't be read by the user backup ({os.getuid()}): chown -R {os.getuid()} it") from None
+    except (OSError, msgspec.DecodeError) as error:
+        raise FaultError(f"{shown}/{IDENTITY} is damaged ({error}): take it from a copy of the folder") from None
+    if identity.format > manifest.FORMAT:
+        raise FaultError(f"{shown} has format {identity.format}, this stack reads up to {manifest.FORMAT}: use a newer version")
+    if identity.is_encrypted and not passphrase:
+        raise FaultError(f"{shown} is encrypted, and there is no passphrase: set STACK_BACKUP_PASSPHRASE, or --passphrase-file")
+    if passphrase and not identity.is_encrypted:
+        raise FaultError(f"{shown} is not encrypted, but there is a passphrase: leave that out, or choose an empty folder")
+    with Shelf(folder / "files", passphrase) as shelf:
+        try:
+            is_right = shelf.read_all(CHECK) == identity.id.encode()
+        except (FileNotFoundError, ShelfError):
+            is_right = False
+        if not is_right:
+            raise FaultError(
+                f"the passphrase does not open {shown}: it was encrypted with another, or files/{CHECK} is damaged"
+                if identity.is_encrypted
+                else f"{shown}/files/{CHECK} is damaged or not this folder's: take it from a copy of the folder"
+            )
+        yield Repository(folder, shown, identity, shelf)
+
+
+def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
+    """Make an empty folder one of backups; one that is such already stays as it is. Raises FaultError."""
+    if (folder / IDENTITY).exists():
+        return
+    identity = Identity(manifest.FORMAT, str(uuid.uuid4()), stack, bool(passphrase), moments.write(datetime.now(UTC)))
+    try:
+        if any(each.name not in ("lost+found", "lock", "files", "postgres") for each in folder.iterdir()):
+            raise FaultError(f"{shown} is not empty, and holds no backups: choose an empty folder")
+        (folder / "files").mkdir(exist_ok=True)
+        with Shelf(folder / "files", passphrase) as shelf:
+            shelf.write(CHECK, [identity.id.encode()])
+        temporary = folder / f"{IDENTITY}.new"
+        temporary.write_bytes(msgspec.json.encode(identity))
+        temporary.replace(folder / IDENTITY)
+    except OSError as error:
+        raise FaultError(f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})") from None
+
+
+def check_owner(repository: Repository, stack: str) -> None:
+    """Let two stacks not write into one folder. Raises FaultError."""
+    if repository.identity.stack != stack:
+        raise FaultError(
+            f"{repository.shown} has the backups of stack {repository.identity.stack!r}, this is {stack!r}: "
+            "set STACK_BACKUP_TO to another folder"
+        )
+
+
+@contextmanager
+def alone(folder: Path, shown: str) -> Iterator[None]:
+    """Be the only one who changes the folder. Raises FaultError if somebody else does."""
+    try:
+        with (folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+    except BlockingIOError:
+        raise FaultError(f"another backup to {shown} is at work: wait for its end") from None
+    except PermissionError as error:
+        raise FaultError(f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})") from None

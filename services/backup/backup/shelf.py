@@ -1,0 +1,171 @@
+"""Files of our own beside pgBackRest's, written and read by rclone, which encrypts them if there is a passphrase.
+
+One rclone for all: a process for each file would take most of the time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+from admin.faults import FaultError
+from backup.settings import SCRATCH
+
+START_SECONDS = 10
+CHUNK = 1024 * 1024
+OK, NOT_FOUND = 200, 404
+
+
+class ShelfError(Exception):
+    """A file can't be written or read; the message says why."""
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP by a Unix socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=300)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+class Shelf:
+    """The files below a folder; usable by many threads."""
+
+    def __init__(self, folder: Path, passphrase: str) -> None:
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._config, self._socket = SCRATCH / f"rclone-{name}.conf", str(SCRATCH / f"rclone-{name}.sock")
+        self._local = threading.local()
+        kept = f"[files]\ntype = alias\nremote = {folder}\n"
+        if passphrase:
+            hidden = subprocess.run(["rclone", "obscure", "-"], input=passphrase, capture_output=True, text=True, check=True).stdout
+            # Names say nothing (SHA-256), and an operator finds a file by its name.
+            kept = (
+                f"[files]\ntype = crypt\nremote = {folder}\nfilename_encryption = off\ndirectory_name_encryption = false\n"
+                f"password = {hidden}"
+            )
+        self._config.touch(0o600)
+        self._config.write_text(kept)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        command = ["rclone", "rcd", "--config", str(self._config), "--rc-addr", f"unix://{self._socket}", "--rc-no-auth"]
+        command += ["--rc-serve", "--log-level", "ERROR", "--cache-dir", str(SCRATCH / "rclone"), "--rc-server-read-timeout", "24h"]
+        self._process = subprocess.Popen([*command, "--rc-server-write-timeout", "24h"], stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + START_SECONDS
+        while not Path(self._socket).exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise FaultError("rclone does not start: see ./stack logs backup")
+            time.sleep(0.02)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process:
+            self._process.terminate()
+            self._process.wait(10)
+        self._config.unlink(missing_ok=True)
+        Path(self._socket).unlink(missing_ok=True)
+
+    def _ask(self, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
+        connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _Connection(self._socket)
+        try:
+            connection.request(method, url, body, headers or {}, encode_chunked=not isinstance(body, (bytes, type(None))))
+            return connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise ShelfError(str(error) or type(error).__name__) from error
+        except BaseException:  # what the body raises: rclone is not to take for a file what came so far
+            connection.close()
+            raise
+
+    def _call(self, operation: str, **parameters: Any) -> dict[str, Any]:
+        content = json.dumps({"fs": "files:", **parameters}).encode()
+        answer = self._ask("POST", f"/{operation}", content, {"Content-Type": "application/json"})
+        found: dict[str, Any] = json.loads(answer.read())
+        if answer.status != OK:
+            raise ShelfError(found.get("error", f"status {answer.status}"))
+        return found
+
+    def write(self, name: str, chunks: Iterable[bytes]) -> None:
+        """Write a file. Raises ShelfError, and whatever the chunks raise: then nothing has that name."""
+        folder, _, base = name.rpartition("/")
+        limit = "stack-backup"
+        begin = f'--{limit}\r\nContent-Disposition: form-data; name="file"; filename="{base}"\r\n\r\n'.encode()
+
+        def body() -> Iterator[bytes]:
+            yield begin
+            yield from chunks
+            yield f"\r\n--{limit}--\r\n".encode()
+
+        url = "/operations/uploadfile?" + urlencode({"fs": "files:", "remote": folder})
+        headers = {"Content-Type": f"multipart/form-data; boundary={limit}", "Transfer-Encoding": "chunked"}
+        answer = self._ask("POST", url, body(), headers)
+        content = answer.read()
+        if answer.status != OK:
+            raise ShelfError(json.loads(content).get("error", f"status {answer.status}"))
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """Yield the bytes of a file. Raises ShelfError, FileNotFoundError."""
+        answer = self._ask("GET", f"/[files:]/{quote(name)}")
+        if answer.status != OK:
+            answer.read()
+            if answer.status == NOT_FOUND:
+                raise FileNotFoundError(name)
+            raise ShelfError(f"{name}: status {answer.status}")
+        try:
+            while chunk := answer.read(CHUNK):
+                yield chunk
+        except (OSError, http.client.HTTPException) as error:
+            raise ShelfError(f"{name}: {error!r}") from error
+        finally:
+            if not answer.isclosed():
+                self._local.connection.close()
+
+    def read_all(self, name: str) -> bytes:
+        """Return the bytes of a file. Raises ShelfError, FileNotFoundError."""
+        return b"".join(self.read(name))
+
+    def list(self, folder: str) -> dict[str, int]:
+        """Return the files below a folder, with their sizes."""
+        options = {"recurse": True, "filesOnly": True, "noModTime": True, "noMimeType": True}
+        try:
+            found = self._call("operations/list", remote=folder, opt=options)["list"]
+        except ShelfError as error:
+            if "not found" in str(error):
+                return {}
+            raise
+        return {item["Path"]: item["Size"] for item in found}
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there. Raises ShelfError."""
+        try:
+            self._call("operations/deletefile", remote=name)
+        except ShelfError as error:
+            if "not found" not in str(error):
+                raise
+
+    def hash(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the SHA-256 of what files hold, every byte read; what is missing or damaged is not in it."""
+        command = ["rclone", "hashsum", "SHA256", "files:", "--download", "--config", str(self._config), "--checkers", "4"]
+        command += ["--files-from-raw", "-", "--no-traverse", "--retries", "1", "--cache-dir", str(SCRATCH / "rclone")]
+        asked = "".join(f"{name}\n" for name in names)
+        listed = subprocess.run(command, input=asked, capture_output=True, text=True, check=False).stdout
+        lines = (line.split("  ", 1) for line in listed.splitlines())
+        return {line[1]: line[0] for line in lines if len(line) == 2 and len(line[0]) == 64}  # noqa: PLR2004
