@@ -23,9 +23,10 @@ check_secrets() {
 
 # Runs the statements in $sql. Single-user mode opens no port. It must be this shell's own child, not a pipe's: after a
 # kill -9 the data directory names process 1 as its owner, which Postgres takes for stale only in its parent.
-# A failed statement must not be logged: it may hold a password.
+# A failed statement must not be logged: it may hold a password. (Without archive_mode it would remove, at its end, WAL that
+# was not handed over yet.)
 run_sql() { # data directory
-    "$bin/postgres" --single -j -D "$1" -c log_min_error_statement=panic -c exit_on_error=on postgres <"$sql" >/dev/null
+    "$bin/postgres" --single -j -D "$1" -c archive_mode=on -c log_min_error_statement=panic -c exit_on_error=on postgres <"$sql" >/dev/null
     rm -f "$sql"
 }
 

@@ -185,10 +185,10 @@ def note(text: str) -> None:
 
 
 @app.command(hidden=True)
-def keys(name: Name = None, source: From = "", asked: Asked = False) -> None:
+def keys(name: Name = None, source: From = "", asked: Asked = False, at: At = "") -> None:
     """Print the secrets that an encrypted set has."""
     with opened(source, asked) as found:
-        print(json.dumps(found.read(found.choose(name)).keys or {}))
+        print(json.dumps(planning.make_plan(found, name, at).manifest.keys or {}))
 
 
 @app.command(hidden=True)

@@ -125,13 +125,16 @@ def compare_objects(bucket: Bucket, items: list[Item]) -> list[Line]:
 def compare_figures(wanted: Figures, found: Figures) -> list[Line]:
     """Compare the databases with what a set says of them."""
     lines = []
-    for name in sorted(wanted.tables.keys() | found.tables.keys()):
+    names = sorted(wanted.tables.keys() | found.tables.keys())
+    empty = [name for name in names if wanted.tables.get(name) == found.tables.get(name) and not wanted.tables[name].rows]
+    for name in sorted(set(names) - set(empty)):
         before, after = wanted.tables.get(name), found.tables.get(name)
         if before is None or after is None:
             lines.append(Line(name, "-" if before is None else str(before.rows), "-" if after is None else str(after.rows), False))
             continue
         is_same = before.rows == after.rows and (before.checksum is None or before.checksum == after.checksum)
         lines.append(Line(name, show(before.rows, before.checksum), show(after.rows, before.checksum and after.checksum), is_same))
+    lines.append(Line("tables without rows", str(len(empty)), str(len(empty)), True))
     ahead = [
         name
         for name, value in found.sequences.items()
