@@ -1,0 +1,408 @@
+"""Backup and restore on real stacks: under writers and deleters, into another stack, to a moment before an accident."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from stack.accounts import PASSWORD
+from stack.deployment import Deployment, wait_until
+
+Login = tuple[str, str]
+WINE = "Wine_Elasticnet_Sklearn_Regressor"
+API = "/api/2.0/mlflow"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+PASSPHRASE = "what the backups of the tests are encrypted with"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass
+class Client:
+    """Who uses a stack by plain requests, on connections that are kept."""
+
+    stack: Deployment
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def __post_init__(self) -> None:
+        login = self.stack.login()
+        self.session.auth = login["MLFLOW_TRACKING_USERNAME"], login["MLFLOW_TRACKING_PASSWORD"]
+
+    def ask(self, method: str, path: str, **options: Any) -> requests.Response:
+        return self.session.request(method, self.stack.url + path, timeout=30, **options)
+
+    def post(self, path: str, **body: Any) -> dict[str, Any]:
+        answer = self.ask("POST", f"{API}/{path}", json=body)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def make_run(self, experiment: str = "0") -> str:
+        run: str = self.post("runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
+        return run
+
+    def find_runs(self, experiment: str = "0") -> dict[str, dict[str, str]]:
+        """Return the tags of all runs of an experiment."""
+        found: dict[str, dict[str, str]] = {}
+        token = ""
+        while True:
+            page = self.post("runs/search", experiment_ids=[experiment], max_results=500, page_token=token)
+            for run in page.get("runs", []):
+                tags = {tag["key"]: tag["value"] for tag in run["data"].get("tags", [])}
+                found[run["info"]["run_id"]] = tags
+            if not (token := page.get("next_page_token", "")):
+                return found
+
+    def locate(self, run: str, name: str, experiment: str = "0") -> str:
+        return f"{ARTIFACTS}/{experiment}/{run}/artifacts/{name}"
+
+
+@dataclass
+class Writers:
+    """One who writes runs with a file, and one who deletes files; a tag names the file as long as it is there."""
+
+    stack: Deployment
+    ledger: list[tuple[float, float, str]] = field(default_factory=list)  # begun, acknowledged, run
+    held: int = 0
+    faults: list[str] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def write(self) -> None:
+        client = Client(self.stack)
+        while not self.over.is_set():
+            begun = time.time()
+            run = client.make_run()
+            for name in ("kept", "passing"):
+                answer = client.ask("PUT", client.locate(run, name), data=f"{name} of {run}".encode())
+                if answer.status_code != 200:
+                    self.faults.append(f"PUT {answer.status_code}")
+            client.post("runs/set-tag", run_id=run, key="passing", value="there")
+            client.post("runs/set-tag", run_id=run, key="kept", value="there")
+            self.ledger.append((begun, time.time(), run))
+
+    def delete(self) -> None:
+        client = Client(self.stack)
+        done = 0
+        while not self.over.is_set():
+            if done >= len(self.ledger):
+                time.sleep(0.02)
+                continue
+            run = self.ledger[done][2]
+            client.post("runs/delete-tag", run_id=run, key="passing")
+            while (status := client.ask("DELETE", client.locate(run, "passing")).status_code) == 503:
+                self.held += 1
+                time.sleep(0.05)
+                if self.over.is_set():
+                    return
+            if status != 200:
+                self.faults.append(f"DELETE {status}")
+            done += 1
+
+    def __enter__(self) -> Writers:
+        self._threads = [threading.Thread(target=work) for work in (self.write, self.delete)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        for thread in self._threads:
+            thread.join(60)
+
+
+@dataclass
+class Scene:
+    """A stack with encrypted backups in a folder, one of them made while others wrote and deleted.
+
+    Attributes:
+        source: the stack.
+        client: its administrator.
+        folder: of the backups.
+        passphrase: the file.
+        writers: what they did.
+        name: the set.
+        moment: of the set.
+    """
+
+    source: Deployment
+    client: Client
+    folder: Path
+    passphrase: Path
+    writers: Writers
+    name: str
+    moment: float
+
+
+@pytest.fixture(scope="module")
+def scene(make_deployment: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    source = make_deployment("saved", STACK_SERVE=WINE)
+    folder, passphrase = source.root.parent / "backups", source.root.parent / "passphrase"
+    folder.mkdir()
+    passphrase.write_text(f"{PASSPHRASE}\n")
+    passphrase.chmod(0o600)
+    with (source.root / ".env").open("a") as file:
+        file.write(f"STACK_BACKUP_TO={folder}\nSTACK_BACKUP_PASSPHRASE={passphrase}\n")
+    source.check("up", timeout=900)
+    client = Client(source)
+    for name, role in (("ann", "editor"), ("bob", "viewer")):
+        source.tool("admin").check("user", "add", name, "--role", role, "--password-file", "-", stdin=f"{PASSWORD}\n")
+    with Writers(source) as writers:
+        wait_until(lambda: len(writers.ledger) >= 10, "runs")
+        made = json.loads(source.check("backup", "--json"))
+        count = len(writers.ledger)
+        wait_until(lambda: len(writers.ledger) >= count + 5, "more runs")
+    assert writers.faults == []
+    [listed] = json.loads(source.check("backup", "list", "--json"))["sets"]
+    assert listed["name"] == made["name"]
+    return Scene(source, client, folder, passphrase, writers, made["name"], listed["moment"])
+
+
+@pytest.fixture(scope="module")
+def copy(make_deployment: Callable[..., Deployment]) -> Deployment:
+    """A checkout on what might be another machine."""
+    return make_deployment("brought", STACK_SERVE=WINE)
+
+
+def test_nothing_of_the_backup_is_readable_without_the_passphrase(scene: Scene) -> None:
+    # (an artifact's bytes, a run's id, the administrator's name: a set without encryption has them all somewhere)
+    words = [scene.writers.ledger[0][2].encode(), b"kept of ", b"mlflow-artifacts"]
+    for path in scene.folder.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(word in content for word in words), path
+
+
+DAMAGE = """
+import json, shutil, sys
+from pathlib import Path
+import msgspec
+from admin.faults import FaultError
+from backup import manifest, pgbackrest, repository, settings, verification
+
+key = settings.read_passphrase()
+folder = Path("/tmp/copy")
+
+def attempt(change, key=key):
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree("/backups", folder, symlinks=True)
+    change()
+    pgbackrest.configure(folder, key)
+    try:
+        with repository.opened(folder, "copy", key) as found:
+            verification.verify(found, found.read(found.choose(None)))
+    except FaultError as fault:
+        return str(fault)
+    return "accepted"
+
+def pick(pattern):
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size > 2)[-1]
+
+def flip(pattern, where):
+    def change():
+        path = pick(pattern)
+        content = bytearray(path.read_bytes())
+        content[int(len(content) * where)] ^= 1
+        path.write_bytes(content)
+    return change
+
+def cut(pattern):
+    def change():
+        path = pick(pattern)
+        path.write_bytes(path.read_bytes()[:-2])
+    return change
+
+def lose(pattern):
+    return lambda: pick(pattern).unlink()
+
+def rewrite(**changes):
+    def change():
+        with repository.opened(folder, "copy", key) as found:
+            name = found.choose(None)
+            content = manifest.encode(msgspec.structs.replace(found.read(name), **changes))
+            found.shelf.write(f"sets/{name}", [content])
+    return change
+
+def edit(**changes):
+    def change():
+        path = folder / "repository.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return change
+
+kinds = {
+    "the manifest": "files/sets/*", "an object": "files/objects/*/*", "the check": "files/check*",
+    "WAL": "postgres/archive/main/17-1/*/*.zst", "a bundle": "postgres/backup/main/*F/bundle/*",
+    "pgBackRest's manifest": "postgres/backup/main/*F/backup.manifest",
+}
+said = {"nothing": attempt(lambda: None)}
+for kind, pattern in kinds.items():
+    said[f"flipped at the end of {kind}"] = attempt(flip(pattern, 0.99))
+    said[f"flipped in the middle of {kind}"] = attempt(flip(pattern, 0.5))
+    said[f"truncated {kind}"] = attempt(cut(pattern))
+    said[f"lost {kind}"] = attempt(lose(pattern))
+said["a wrong passphrase"] = attempt(lambda: None, "some other passphrase")
+said["no passphrase"] = attempt(lambda: None, "")
+said["a newer set"] = attempt(rewrite(format=99))
+said["a newer folder"] = attempt(edit(format=99))
+said["a foreign set"] = attempt(rewrite(repository="of somebody else"))
+said["a foreign folder"] = attempt(edit(id="of somebody else"))
+print(json.dumps(said))
+"""
+
+
+def test_whatever_is_damaged_lost_foreign_or_newer_is_refused_with_a_reason(scene: Scene) -> None:
+    command = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "backup", "-c", DAMAGE]
+    result = scene.source.execute(*command)
+    assert result.returncode == 0, result.stderr
+    said = json.loads(result.stdout)
+    assert said.pop("nothing") == "accepted"
+    assert len(said) == 30
+    assert [what for what, answer in said.items() if answer == "accepted"] == []
+    for what, part in {
+        "flipped in the middle of an object": "damaged: it is '",
+        "truncated an object": "it is '",
+        "lost an object": "is missing: it is '",
+        "flipped in the middle of WAL": "is damaged: its SHA-256 is another",
+        "truncated a bundle": "bytes instead of",
+        "lost WAL": ".zst is missing",
+        "a wrong passphrase": "the passphrase does not open copy",
+        "no passphrase": "is encrypted, and there is no passphrase",
+        "a newer set": "has format 99, this stack reads up to 1",
+        "a newer folder": "has format 99, this stack reads up to 1",
+        "a foreign set": "belongs to another folder",
+    }.items():
+        assert part in said[what], f"{what}: {said[what]}"
+
+
+def is_untouched(stack: Deployment) -> bool:
+    """Return whether no database was made."""
+    volume = f"{stack.name}_postgres-data:/data:ro"
+    looked = ["docker", "run", "--rm", "--network", "none", "--volume", volume, "--entrypoint", "ls", f"{stack.name}/secrets:0.1.0", "-A", "/data"]
+    return subprocess.run(looked, check=True, capture_output=True, text=True).stdout == ""
+
+
+def test_a_damaged_set_and_a_wrong_passphrase_change_nothing(scene: Scene, copy: Deployment, tmp_path: Path) -> None:
+    damaged = copy.root.parent / "damaged"
+    shutil.copytree(scene.folder, damaged, symlinks=True)
+    for path in (damaged, *damaged.rglob("*")):
+        if not path.is_symlink():
+            shutil.chown(path, 10012, 10012)
+    path = next(path for path in damaged.glob("files/objects/*/*") if path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    result = copy.run("restore", str(damaged), "--passphrase-file", str(scene.passphrase), timeout=400)
+    assert result.returncode == 1
+    assert "is damaged: it is '" in result.stderr
+    assert "nothing was changed" in result.stderr
+    wrong = copy.root.parent / "wrong"
+    wrong.write_text("another passphrase than theirs\n")
+    result = copy.run("restore", str(scene.folder), "--passphrase-file", str(wrong))
+    assert result.returncode == 1
+    assert f"the passphrase does not open {scene.folder}" in result.stderr
+    assert is_untouched(copy)
+
+
+def predict(stack: Deployment, client: Client) -> Any:
+    columns = ["fixed acidity", "volatile acidity", "citric acid", "residual sugar", "chlorides", "free sulfur dioxide"]
+    columns += ["total sulfur dioxide", "density", "pH", "sulphates", "alcohol"]
+    row = [7.4, 0.7, 0.0, 1.9, 0.076, 11.0, 34.0, 0.9978, 3.51, 0.56, 9.4]
+    asked = {"dataframe_split": {"columns": columns, "data": [row]}}
+    answer = client.ask("POST", f"/serve/{WINE}/invocations", json=asked)
+    return answer.json() if answer.status_code == 200 else None
+
+
+def test_another_stack_has_exactly_what_was_there(scene: Scene, copy: Deployment) -> None:
+    result = copy.run("restore", f"{scene.folder}/{scene.name}", "--passphrase-file", str(scene.passphrase), timeout=400)
+    assert result.returncode == 0, result.stderr
+    assert "DIFFERENT" not in result.stdout
+    assert "mlflow.public.runs" in result.stdout
+    assert "objects with the same SHA-256" in result.stdout
+    client = Client(copy)
+    runs = client.find_runs()
+    acknowledged = {run for _, at, run in scene.writers.ledger if at < scene.moment}
+    later = {run for begun, _, run in scene.writers.ledger if begun > scene.moment}
+    assert len(acknowledged) >= 10
+    assert len(later) >= 5
+    assert acknowledged - runs.keys() == set()
+    assert later & runs.keys() == set()
+    for run, tags in runs.items():
+        for name in ("kept", "passing"):
+            if tags.get(name) == "there":
+                answer = client.ask("GET", client.locate(run, name))
+                assert (answer.status_code, answer.content) == (200, f"{name} of {run}".encode()), (run, name)
+    assert any("passing" in tags for tags in runs.values())
+    # Users with their passwords and roles, models with versions and alias, and what is served.
+    for name, status in (("ann", 200), ("bob", 403)):
+        answer = copy.ask(f"{API}/experiments/create", (name, PASSWORD), "POST", json={"name": f"by {name}"})
+        assert answer.status_code == status, answer.text
+    found = [each.ask("GET", f"{API}/registered-models/get?name={WINE}").json() for each in (scene.client, client)]
+    assert found[0] == found[1]
+    assert found[0]["registered_model"]["aliases"]
+    wait_until(lambda: predict(copy, client) is not None, "a prediction")
+    assert predict(copy, client) == predict(scene.source, scene.client)
+
+
+def test_what_holds_runs_is_not_replaced_unless_told_to(scene: Scene) -> None:
+    result = scene.source.run("restore", scene.name)
+    assert result.returncode == 1
+    assert "runs" in result.stderr
+    assert "--replace it (a backup of it is made first)" in result.stderr
+    assert scene.source.is_served(scene.client.session.auth)  # type: ignore[arg-type]
+
+
+def test_of_two_backups_at_once_one_is_made(scene: Scene) -> None:
+    both = [
+        subprocess.Popen(["./stack", "backup", "--json"], cwd=scene.source.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    answers = [each.communicate(timeout=120) for each in both]
+    assert sorted(each.returncode for each in both) == [0, 1]
+    [refused] = [error for each, (_, error) in zip(both, answers, strict=True) if each.returncode]
+    assert "another backup to " in refused
+
+
+def test_an_accidental_delete_is_undone_to_the_second(scene: Scene) -> None:
+    client, source = scene.client, scene.source
+    experiment = client.post("experiments/create", name="precious")["experiment_id"]
+    before = client.make_run(experiment)
+    assert client.ask("PUT", client.locate(before, "file", experiment), data=b"precious").status_code == 200
+    time.sleep(1.1)
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+    time.sleep(1.1)
+    after = client.make_run(experiment)
+    assert client.ask("DELETE", client.locate(before, "file", experiment)).status_code == 200
+    client.post("experiments/delete", experiment_id=experiment)
+    result = source.run("restore", "--at", moment, "--replace", timeout=400)
+    assert result.returncode == 0, result.stderr
+    answer = client.ask("GET", f"{API}/experiments/get?experiment_id={experiment}").json()
+    assert answer["experiment"]["lifecycle_stage"] == "active"
+    runs = client.find_runs(experiment)
+    assert before in runs
+    assert after not in runs
+    assert client.ask("GET", client.locate(before, "file", experiment)).content == b"precious"
+
+
+def test_sets_go_and_the_last_one_stays(scene: Scene) -> None:
+    backup = json.loads(scene.source.check("backup", "--full", "--json"))["name"]
+    names = [each["name"] for each in json.loads(scene.source.check("backup", "list", "--json"))["sets"]]
+    assert names[-1] == backup
+    assert len(names) >= 4
+    for name in names[:-1]:
+        scene.source.check("backup", "rm", name)
+    assert "is whole" in scene.source.check("backup", "verify")
+    result = scene.source.run("backup", "rm", backup)
+    assert result.returncode == 1
+    assert "is the only one" in result.stderr
+    labels = [path.name for path in (scene.folder / "postgres/backup/main").iterdir() if path.is_dir()]
+    assert len([label for label in labels if label.endswith(("F", "I"))]) == 1
