@@ -3,7 +3,8 @@
 set -eu
 cache=/tmp/mypy
 [ ! -d /var/cache/mypy ] || cache=/var/cache/mypy # the tests' image has what is to know of libraries
-for roots in services/mlflow:services/admin services/mlflow:services/admin:services/artifacts services/mlflow \
+for roots in services/mlflow:services/admin services/mlflow:services/admin:services/artifacts \
+    services/mlflow:services/admin:services/artifacts:services/backup services/mlflow \
     services/mlflow:services/serving:services/migrate services/secrets services/mlflow:services/bucket services/serving \
     services/serving:services/follower trainer trainer:services/admin:services/serving:services/lifecycle; do
     MYPYPATH=$roots mypy --cache-dir="$cache" "${roots##*:}"

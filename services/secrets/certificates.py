@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -108,24 +109,35 @@ def read_authority(authority: str) -> tuple[x509.Certificate, CertificateIssuerP
     return x509.load_pem_x509_certificate(authority.encode()), key
 
 
-def make_leaf(
-    authority: str,
-    names: tuple[str, ...],
-    now: dt.datetime,
-    common_name: str = "mlflow-stack gateway",
-    days: int = LEAF_DAYS,
-    purpose: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH,
-) -> str:
+@dataclass(frozen=True)
+class Kind:
+    """What a certificate is for.
+
+    Attributes:
+        common_name: of whom it is.
+        days: how long it is good.
+        purpose: the end of a connection that it is for.
+    """
+
+    common_name: str
+    days: int
+    purpose: x509.ObjectIdentifier
+
+
+GATEWAY = Kind("mlflow-stack gateway", LEAF_DAYS, ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+def make_leaf(authority: str, names: tuple[str, ...], now: dt.datetime, kind: Kind = GATEWAY) -> str:
     """Return a new certificate of the authority's for these names, and its key."""
     issuer, issuer_key = read_authority(authority)
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = (
-        begin(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]), key, now, days)
+        begin(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, kind.common_name)]), key, now, kind.days)
         .issuer_name(issuer.subject)
         .add_extension(x509.SubjectAlternativeName([render_name(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([kind.purpose]), critical=False)
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
                 issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value

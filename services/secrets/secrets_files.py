@@ -146,7 +146,8 @@ def prepare_backup(values: dict[str, str]) -> dict[str, dict[str, str]]:
         former = [ROOT / name / f"backup_{part}.pem" for part in ("cert", "key")]
         leaf = "".join(path.read_text() for path in former if path.exists())
         if not certificates.is_fit(leaf, authority, (name,), now):
-            leaf = certificates.make_leaf(authority, (name,), now, name, certificates.AUTHORITY_DAYS - 1, purpose)
+            kind = certificates.Kind(name, certificates.AUTHORITY_DAYS - 1, purpose)
+            leaf = certificates.make_leaf(authority, (name,), now, kind)
         certificate, begin, key = leaf.partition("-----BEGIN PRIVATE KEY-----")
         files[name] = {"backup_cert.pem": certificate, "backup_key.pem": begin + key, "backup_ca.pem": own}
     passphrase = read_passphrase()
@@ -193,7 +194,7 @@ def render_mlflow_credentials(username: str, password: str) -> str:
 
 
 def render_seaweedfs_identities(values: dict[str, str]) -> str:
-    """Return SeaweedFS's S3 identities: root, and MLflow's, the tool's and the backup's, which reach the one bucket only.
+    """Return SeaweedFS's S3 identities: root, and three that reach the one bucket only.
 
     MLflow's rights are a policy, as MinIO has it (services/bucket): SeaweedFS's action "Write" on a bucket would
     include to turn its versioning off.

@@ -7,11 +7,11 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import requests
@@ -109,7 +109,7 @@ class Writers:
                 self.faults.append(f"DELETE {status}")
             done += 1
 
-    def __enter__(self) -> Writers:
+    def __enter__(self) -> Self:
         self._threads = [threading.Thread(target=work) for work in (self.write, self.delete)]
         for thread in self._threads:
             thread.start()
@@ -287,7 +287,20 @@ def test_whatever_is_damaged_lost_foreign_or_newer_is_refused_with_a_reason(scen
 def is_untouched(stack: Deployment) -> bool:
     """Return whether no database was made."""
     volume = f"{stack.name}_postgres-data:/data:ro"
-    looked = ["docker", "run", "--rm", "--network", "none", "--volume", volume, "--entrypoint", "ls", f"{stack.name}/secrets:0.1.0", "-A", "/data"]
+    looked = [
+        "docker",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "--volume",
+        volume,
+        "--entrypoint",
+        "ls",
+        f"{stack.name}/secrets:0.1.0",
+        "-A",
+        "/data",
+    ]
     return subprocess.run(looked, check=True, capture_output=True, text=True).stdout == ""
 
 
@@ -323,7 +336,9 @@ def predict(stack: Deployment, client: Client) -> Any:
 
 
 def test_another_stack_has_exactly_what_was_there(scene: Scene, copy: Deployment) -> None:
-    result = copy.run("restore", f"{scene.folder}/{scene.name}", "--passphrase-file", str(scene.passphrase), timeout=400)
+    result = copy.run(
+        "restore", f"{scene.folder}/{scene.name}", "--passphrase-file", str(scene.passphrase), timeout=400
+    )
     assert result.returncode == 0, result.stderr
     assert "DIFFERENT" not in result.stdout
     assert "mlflow.public.runs" in result.stdout
@@ -363,7 +378,13 @@ def test_what_holds_runs_is_not_replaced_unless_told_to(scene: Scene) -> None:
 
 def test_of_two_backups_at_once_one_is_made(scene: Scene) -> None:
     both = [
-        subprocess.Popen(["./stack", "backup", "--json"], cwd=scene.source.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            ["./stack", "backup", "--json"],
+            cwd=scene.source.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     answers = [each.communicate(timeout=120) for each in both]
@@ -398,11 +419,10 @@ def test_sets_go_and_the_last_one_stays(scene: Scene) -> None:
     names = [each["name"] for each in json.loads(scene.source.check("backup", "list", "--json"))["sets"]]
     assert names[-1] == backup
     assert len(names) >= 4
-    for name in names[:-1]:
-        scene.source.check("backup", "rm", name)
+    scene.source.check("backup", "rm", *names[:-1])
     assert "is whole" in scene.source.check("backup", "verify")
     result = scene.source.run("backup", "rm", backup)
     assert result.returncode == 1
-    assert "is the only one" in result.stderr
+    assert "is all there is" in result.stderr
     labels = [path.name for path in (scene.folder / "postgres/backup/main").iterdir() if path.is_dir()]
     assert len([label for label in labels if label.endswith(("F", "I"))]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +27,14 @@ Known = dict[str, Item]  # by the name of the copy
 Report = Callable[[int, int, int], None]  # how many objects of how many, and bytes
 
 
+@dataclass(frozen=True)
+class Source:
+    """The bucket, and the folder that has copies of what is in it."""
+
+    repository: Repository
+    bucket: Bucket
+
+
 def open_bucket(store: Store, credentials: str = "aws_credentials") -> Bucket:
     """Return the bucket, by an account in /run/secrets: the one that reads, or another."""
     retries = {"retries": {"mode": "standard", "total_max_attempts": 4}}
@@ -45,19 +54,22 @@ def find_known(repository: Repository) -> Known:
     sets = repository.find_sets()
     if not sets:
         return {}
-    sizes = {f"{OBJECTS}/{path}" if not path.startswith(OBJECTS) else path: size for path, size in repository.shelf.list(OBJECTS).items()}
+    sizes = {
+        f"{OBJECTS}/{path}" if not path.startswith(OBJECTS) else path: size
+        for path, size in repository.shelf.list(OBJECTS).items()
+    }
     objects = repository.read(sets[-1]).objects
     return {item.name: item for item in objects if item.name and sizes.get(item.name) == item.size}
 
 
 def capture(
-    repository: Repository, bucket: Bucket, known: Known, since: datetime, report: Report, *, may_vanish: bool
+    source: Source, known: Known, since: datetime, report: Report, *, may_vanish: bool
 ) -> tuple[list[Item], int]:
     """Copy the versions that are not known yet; return all that the store has, and how many bytes were copied.
 
     What was replaced or deleted before `since` is no set's, and is not copied. `known` grows by what was copied.
     """
-    listed = [version for versions in bucket.walk() for version in versions]
+    listed = [version for versions in source.bucket.walk() for version in versions]
     wanted = [
         version
         for version in listed
@@ -68,9 +80,8 @@ def capture(
     size = 0
     lost: set[Version] = set()
     with ThreadPoolExecutor(WORKERS) as pool:
-        done = 0
-        for version, item in zip(wanted, pool.map(lambda each: copy(repository, bucket, each), wanted), strict=True):
-            done += 1
+        copies = pool.map(lambda each: copy(source, each), wanted)
+        for done, (version, item) in enumerate(zip(wanted, copies, strict=True), start=1):
             if item is None:
                 lost.add(version)
             else:
@@ -78,7 +89,9 @@ def capture(
                 size += item.size
             report(done, len(wanted), size)
     if lost and not may_vanish:
-        raise FaultError(f"{len(lost)} objects went while they were copied, the first is {next(iter(lost)).key!r}: try again")
+        raise FaultError(
+            f"{len(lost)} objects went while they were copied, the first is {next(iter(lost)).key!r}: try again"
+        )
     return [describe(version, known) for version in listed if version not in lost], size
 
 
@@ -92,24 +105,24 @@ def describe(version: Version, known: Known) -> Item:
         size=version.size,
         is_live=version.is_latest and not version.is_marker,
         is_marker=version.is_marker,
-        name=copied and copied.name,
-        sha256=copied and copied.sha256,
-        kind=copied and copied.kind,
+        name=copied.name if copied else None,
+        sha256=copied.sha256 if copied else None,
+        kind=copied.kind if copied else None,
         metadata=copied.metadata if copied else {},
     )
 
 
-def copy(repository: Repository, bucket: Bucket, version: Version) -> Item | None:
+def copy(source: Source, version: Version) -> Item | None:
     """Copy a version; return what the copy is, None if the version is gone. Raises FaultError."""
-    place = {"Bucket": bucket.name, "Key": version.key, "VersionId": version.identifier}
+    place = {"Bucket": source.bucket.name, "Key": version.key, "VersionId": version.identifier}
     try:
-        answer = bucket.client.get_object(**place)
+        answer = source.bucket.client.get_object(**place)
     except ClientError as error:
         if error.response["Error"]["Code"] in GONE:
             return None
         raise
     name, counted = name_copy(version), Counted(answer["Body"].iter_chunks(CHUNK))
-    repository.shelf.write(name, counted)
+    source.repository.shelf.write(name, counted)
     if counted.size != version.size:
         raise FaultError(f"the store sent {counted.size} bytes of {version.key!r}, which has {version.size}: try again")
     return Item(
@@ -148,11 +161,10 @@ def choose_at(objects: Iterable[Item], moment: float) -> tuple[list[Item], list[
     by_key: dict[str, list[Item]] = {}
     for item in objects:
         by_key.setdefault(item.key, []).append(item)
-    seen, missing = [], []
+    seen: list[Item] = []
+    missing: list[Item] = []
     for items in by_key.values():
-        before = [
-            item for item in items if (item.time <= moment if item.is_marker else int(item.time) <= moment)
-        ]
+        before = [item for item in items if (item.time <= moment if item.is_marker else int(item.time) <= moment)]
         if before and not (newest := max(before, key=lambda item: item.time)).is_marker:
             (seen if newest.name else missing).append(newest)
     return seen, missing

@@ -16,7 +16,19 @@ import typer
 from admin import moments
 from admin.faults import FaultError, printable
 from artifacts import report
-from backup import capture, making, pgbackrest, planning, removal, repository, restoring, serving, settings, verification
+from artifacts.objects import Bucket
+from backup import (
+    capture,
+    making,
+    pgbackrest,
+    planning,
+    removal,
+    repository,
+    restoring,
+    serving,
+    settings,
+    verification,
+)
 from backup.making import show_size
 from backup.repository import Repository
 
@@ -45,7 +57,9 @@ def opened(source: str, asked: bool) -> Iterator[Repository]:
 
 @app.command()
 def make(
-    full: Annotated[bool, typer.Option("--full", help="copy all files of the database, not only what has changed")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="copy all files of the database, not only what has changed")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Make a set of this moment's rows and artifacts."""
@@ -60,17 +74,27 @@ def make(
     manifest = made.manifest
     rows = sum(table.rows for table in manifest.figures.tables.values())
     if as_json:
-        print(json.dumps({"name": manifest.name, "held": made.held, "seconds": time.monotonic() - start, "added": manifest.copied}))
+        print(
+            json.dumps(
+                {
+                    "name": manifest.name,
+                    "held": made.held,
+                    "seconds": time.monotonic() - start,
+                    "added": manifest.copied,
+                }
+            )
+        )
         return
     if not manifest.keys:
         print(
-            "stack: note: the set is not encrypted, so it has no secrets. Keep apart what ./stack secrets export prints: without it "
-            "webhooks' secrets and the like can't be read after a restore elsewhere",
+            "stack: note: the set is not encrypted, so it has no secrets. Keep apart what ./stack secrets export "
+            "prints: without it webhooks' secrets and the like can't be read after a restore elsewhere",
             file=sys.stderr,
         )
     print(
-        f"Set {manifest.name}: {rows} rows, {len(manifest.live)} objects, {show_size(manifest.size)}, of which this backup added "
-        f"{show_size(manifest.copied)}, in {time.monotonic() - start:.1f} s. Removing artifacts was held for {made.held:.1f} s."
+        f"Set {manifest.name}: {rows} rows, {len(manifest.live)} objects, {show_size(manifest.size)}, of which this "
+        f"backup added {show_size(manifest.copied)}, in {time.monotonic() - start:.1f} s. Removing artifacts was held "
+        f"for {made.held:.1f} s."
     )
     print(f"Bring it back: ./stack restore {manifest.name} --into NAME, or --replace")
 
@@ -87,7 +111,14 @@ def show(
         begun = found.find_begun()
     if as_json:
         lines = [
-            {"name": each.name, "moment": each.moment, "objects": len(each.live), "size": each.size, "added": each.copied, "label": each.label}
+            {
+                "name": each.name,
+                "moment": each.moment,
+                "objects": len(each.live),
+                "size": each.size,
+                "added": each.copied,
+                "label": each.label,
+            }
             for each in manifests
         ]
         print(json.dumps({"sets": lines, "incomplete": begun}))
@@ -130,13 +161,13 @@ def verify(name: Name = None, source: From = "", asked: Asked = False) -> None:
 
 
 @app.command("rm")
-def remove(name: Annotated[str, typer.Argument(metavar="SET", help="name of a set")]) -> None:
-    """Remove a set, and what no other set needs; never the last one."""
+def remove(names: Annotated[list[str], typer.Argument(metavar="SET...", help="names of sets")]) -> None:
+    """Remove sets, and what no other set needs; never the last one."""
     chosen = settings.load()
     with repository.alone(settings.TARGET, chosen.shown), opened("", asked=False) as found:
         repository.check_owner(found, chosen.stack)
-        freed = removal.remove(found, found.choose(name))
-    print(f"Set {name} is removed: {show_size(freed)} of copies of objects freed")
+        freed = removal.remove(found, [found.choose(name) for name in names])
+    print(f"{', '.join(names)}: removed, {show_size(freed)} of copies of objects freed")
 
 
 @app.command(hidden=True)
@@ -176,7 +207,7 @@ def plan(
             note(f"of that moment there is no copy of {item.key!r} ({item.size} bytes)")
     note(f"set {chosen.manifest.name} is whole: {show_size(read.size)} read in {read.seconds:.1f} s")
     kept = "keys" if chosen.manifest.keys else "none"
-    print("\t".join((chosen.manifest.name, chosen.manifest.label, chosen.kind, chosen.target, kept)))
+    print(f"{chosen.manifest.name}\t{chosen.manifest.label}\t{chosen.kind}\t{chosen.target}\t{kept}")
 
 
 def note(text: str) -> None:
@@ -197,11 +228,14 @@ def put(name: Name = None, source: From = "", asked: Asked = False, at: At = "")
     account = Path("/run/secrets-of-writer")
     place = settings.load().store
     client = place.connect(place.find_credentials(secrets=account), place.find_authorities(account), **capture.LIMITS)
-    bucket = capture.Bucket(client, place.bucket, place.describe_upload())
+    bucket = Bucket(client, place.bucket, place.describe_upload())
     with opened(source, asked) as found:
         chosen = planning.make_plan(found, name, at)
         done = restoring.put_objects(found, bucket, chosen.items)
-    note(f"objects: {done.written} written, {done.kept} were there, {done.removed} others removed, {show_size(done.size)}")
+    note(
+        f"objects: {done.written} written, {done.kept} were there, {done.removed} others removed, "
+        f"{show_size(done.size)} in all"
+    )
 
 
 @app.command(hidden=True)
@@ -213,12 +247,17 @@ def compare(name: Name = None, source: From = "", asked: Asked = False, at: At =
     figures = restoring.look_at_rows()
     lines = restoring.compare_objects(bucket, chosen.items)
     if at:
-        note("between two sets nothing was counted: the rows below are what is there")
-        lines = restoring.compare_figures(figures, figures) + lines
+        note("between two sets nothing was counted: of the rows it is only said what is there now")
+        lines = [
+            restoring.Line(name, "", str(table.rows), True) for name, table in figures.tables.items() if table.rows
+        ] + lines
     else:
         lines = restoring.compare_figures(chosen.manifest.figures, figures) + lines
         planning.note_keys(chosen.manifest, note)
-    rows = [(line.what, line.wanted, line.found, "same" if line.is_same else "DIFFERENT") for line in lines]
+    rows = [
+        (line.what, line.wanted, line.found, "DIFFERENT" if not line.is_same else "same" if line.wanted else "")
+        for line in lines
+    ]
     report.print_table(("WHAT", "BACKUP", "RESTORED", ""), rows, frozenset({"BACKUP", "RESTORED"}))
     different = [line.what for line in lines if not line.is_same]
     if different and not (at or chosen.manifest.figures.exact) and all("." in what for what in different):

@@ -31,6 +31,8 @@ ORDER BY 1
 SEQUENCES = "SELECT format('%I.%I', schemaname, sequencename), last_value FROM pg_sequences ORDER BY 1"
 # (a row's text is the same on every server of this version; the sum is the same in any order)
 CHECKSUM = "SELECT count(*), md5(coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text) FROM {} t"
+COUNT = "SELECT count(*) FROM {}"
+VERSION = "SELECT version_num FROM {}"
 VERSIONS = {"mlflow": "alembic_version", "auth": "alembic_version_auth"}
 
 
@@ -57,7 +59,7 @@ def count_rows(connections: dict[str, sqlalchemy.Connection]) -> dict[str, Table
     for database, connection in connections.items():
         for name, estimate in connection.execute(text(TABLES)).all():
             if estimate > MANY_ROWS:
-                rows, checksum = connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one(), None
+                rows, checksum = connection.execute(text(COUNT.format(name))).scalar_one(), None
             else:
                 rows, checksum = connection.execute(text(CHECKSUM.format(name))).one()
             tables[f"{database}.{name}"] = Table(rows, checksum)
@@ -67,7 +69,7 @@ def count_rows(connections: dict[str, sqlalchemy.Connection]) -> dict[str, Table
 def read_schemas(connections: dict[str, sqlalchemy.Connection]) -> dict[str, str]:
     """Return the revision of each database's schema."""
     return {
-        database: connection.execute(text(f"SELECT version_num FROM {VERSIONS[database]}")).scalar_one()
+        database: connection.execute(text(VERSION.format(VERSIONS[database]))).scalar_one()
         for database, connection in connections.items()
     }
 
@@ -108,7 +110,9 @@ def held() -> Iterator[None]:
         with hold.holding(hold.open_engine(database_uri("mlflow")), HOLD_SECONDS):
             yield
     except hold.HeldError:
-        raise FaultError(f"somebody removed artifacts for longer than {HOLD_SECONDS} s (./stack gc?): try again") from None
+        raise FaultError(
+            f"somebody removed artifacts for longer than {HOLD_SECONDS} s (./stack gc?): try again"
+        ) from None
 
 
 def take_moment(name: str) -> Moment:
@@ -117,7 +121,9 @@ def take_moment(name: str) -> Moment:
     Writers go on. They are seen to have written nothing between the count's moment and the restore point if no
     transaction was open at either of the two; where there always is one, the count is said not to be exact.
     """
-    engine = sqlalchemy.create_engine(database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    engine = sqlalchemy.create_engine(
+        database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+    )
     with engine.connect() as marker:
         for attempt in range(TRIES):
             before = marker.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
@@ -126,7 +132,8 @@ def take_moment(name: str) -> Moment:
                 sequences = read_sequences(connections)  # (from here on each sees one moment)
                 target = f"{name}-{attempt}"
                 lsn, now = marker.execute(
-                    text("SELECT pg_create_restore_point(:name), extract(epoch FROM clock_timestamp())"), {"name": target}
+                    text("SELECT pg_create_restore_point(:name), extract(epoch FROM clock_timestamp())"),
+                    {"name": target},
                 ).one()
                 after = marker.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
                 lowest, highest, _ = before.split(":")
@@ -145,7 +152,9 @@ def take_moment(name: str) -> Moment:
 
 def wait_for_archive(segment: str) -> None:
     """Return when Postgres has handed a segment of WAL over. Raises FaultError."""
-    engine = sqlalchemy.create_engine(database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
+    engine = sqlalchemy.create_engine(
+        database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+    )
     asked = text("SELECT last_archived_wal, last_failed_wal, archived_count, failed_count FROM pg_stat_archiver")
     deadline = time.monotonic() + ARCHIVE_SECONDS
     with engine.connect() as connection:
@@ -156,6 +165,6 @@ def wait_for_archive(segment: str) -> None:
                 return
             time.sleep(0.1)
     raise FaultError(
-        f"Postgres has not handed over WAL {segment} within {ARCHIVE_SECONDS} s ({row.failed_count} failures, the last of "
-        f"{row.last_failed_wal}): ./stack logs postgres says why"
+        f"Postgres has not handed over WAL {segment} within {ARCHIVE_SECONDS} s ({row.failed_count} failures, the last "
+        f"of {row.last_failed_wal}): ./stack logs postgres says why"
     )

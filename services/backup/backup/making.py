@@ -8,6 +8,7 @@ names at that moment is there. Objects that come later than the row are more tha
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup import capture, database, manifest, pgbackrest, settings
+from backup import capture, database, manifest, pgbackrest
 from backup.capture import Known
 from backup.manifest import File, Manifest
 from backup.repository import BEGUN, SETS, Repository
 from backup.settings import ARCHIVING, SECRETS, Settings
-from artifacts.objects import Bucket
-import json
 
 CHUNK = 1024 * 1024
 REPORT_SECONDS = 5
@@ -70,12 +69,12 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     name = name_set(begun, sets)
     repository.shelf.write(f"{BEGUN}/{name}", [chosen.stack.encode()])
     ARCHIVING.touch()
-    bucket = capture.open_bucket(chosen.store)
+    source = capture.Source(repository, capture.open_bucket(chosen.store))
     oldest = repository.read(sets[0]).moment if sets else begun
     since = datetime.fromtimestamp(oldest, UTC)
     known: Known = capture.find_known(repository)
     progress.say(f"set {name}: copying objects that are new")
-    _, copied = capture.capture(repository, bucket, known, since, progress.report, may_vanish=True)
+    _, copied = capture.capture(source, known, since, progress.report, may_vanish=True)
     progress.say("copying the database's files")
     backup = pgbackrest.make_backup(is_full)
     copied += backup["info"]["repository"]["delta"]
@@ -83,7 +82,7 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     start = time.monotonic()
     with database.held():
         moment = database.take_moment(name)
-        objects, more = capture.capture(repository, bucket, known, since, progress.report, may_vanish=False)
+        objects, more = capture.capture(source, known, since, progress.report, may_vanish=False)
     held = time.monotonic() - start
     database.wait_for_archive(moment.segment)
     progress.say("computing checksums of the database's files")

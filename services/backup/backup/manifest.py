@@ -1,6 +1,6 @@
 """What a set is made of, in one file, which is written last: without it there is no set.
 
-Its first line is the SHA-256 of what follows, which is JSON, compressed by gzip. docs/disaster-recovery.md describes it.
+Its first line is the SHA-256 of what follows, which is JSON, compressed by gzip (docs/disaster-recovery.md).
 """
 
 from __future__ import annotations
@@ -143,11 +143,15 @@ def decode(name: str, content: bytes) -> Manifest:
     """Return what a file describes. Raises FaultError for one that is damaged, or newer than this program."""
     seal, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != seal:
-        raise FaultError(f"set {name}: its manifest is damaged ({len(content)} bytes that don't fit its checksum): choose another set")
+        raise FaultError(
+            f"set {name}: its manifest is damaged ({len(content)} bytes that don't fit their checksum): choose another"
+        )
     plain = gzip.decompress(body)
     found = msgspec.json.decode(plain, type=_Head).format
     if found > FORMAT:
-        raise FaultError(f"set {name} has format {found}, this stack reads up to {FORMAT}: use the version that made it, or a newer one")
+        raise FaultError(
+            f"set {name} has format {found}, this stack reads up to {FORMAT}: use the version that made it, or a newer"
+        )
     decoded: Any = msgspec.json.decode(plain, type=Manifest)
     if decoded.name != name:
         raise FaultError(f"set {name}: the manifest is of set {decoded.name}: choose another set")

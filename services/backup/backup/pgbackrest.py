@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from admin.faults import FaultError
+from backup import programs
 from backup.settings import PGDATA, SECRETS, SOCKET
 
 CONFIG = Path("/tmp/pgbackrest.conf")  # (/etc/pgbackrest.conf is a link to it)
@@ -55,9 +55,7 @@ pg1-database=postgres
 
 def run(command: str, *options: str) -> str:
     """Run a command of pgBackRest's; return its output. Raises FaultError."""
-    done = subprocess.run(
-        ["pgbackrest", f"--stanza={STANZA}", *options, command], capture_output=True, text=True, check=False
-    )
+    done = programs.run(programs.PGBACKREST, f"--stanza={STANZA}", *options, command)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if "ERROR" in line] or done.stderr.splitlines() or ["nothing"]
         reason = re.sub(r"^.*ERROR: ", "", said[0]).strip()
@@ -133,8 +131,10 @@ def find_files(folder: Path, label: str, first: str, last: str) -> list[Path]:
 
 
 def verify(label: str) -> list[str]:
-    """Let pgBackRest read a backup with its WAL; return its complaints. (Its exit code is 0 in any case.)"""
+    """Let pgBackRest read a backup with its WAL; return its complaints: its exit code is 0 in any case."""
     said = run("verify", f"--set={label}", "--output=text", "--verbose")
     if re.search(r"status: ok", said):
         return []
-    return [line.strip() for line in said.splitlines() if re.search(r"invalid|missing|mismatch|error", line)][:5] or [said]
+    return [line.strip() for line in said.splitlines() if re.search(r"invalid|missing|mismatch|error", line)][:5] or [
+        said
+    ]

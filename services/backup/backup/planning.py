@@ -51,7 +51,9 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
         raise FaultError(f"--at {at!r} is before the first set: the backups begin at {oldest}")
     check_archive(repository, before[-1], moment, at)
     # A later set knows of what was written, replaced or deleted in between.
-    known = {(item.key, item.version, item.time): item for each in manifests for item in each.objects if item.name is None}
+    known = {
+        (item.key, item.version, item.time): item for each in manifests for item in each.objects if item.name is None
+    }
     known |= {(item.key, item.version, item.time): item for each in manifests for item in each.objects if item.name}
     items, missing = capture.choose_at(known.values(), moment)
     target = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
@@ -100,7 +102,7 @@ def describe_state() -> str:
         if not has_schema:
             return ""
         runs, models, experiments = (
-            connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608
+            connection.execute(text(database.COUNT.format(table))).scalar_one()
             for table in ("runs", "registered_models", "experiments")
         )
     # (the default experiment, and the one of the log of predictions)
@@ -125,7 +127,9 @@ def find_run(run: str) -> str:
         with database.connect("mlflow") as connection:
             found = connection.execute(asked, {"run": run}).scalar_one_or_none()
     except sqlalchemy.exc.OperationalError:
-        raise FaultError("--at-run asks the running stack when the run ended, and it is not running: use --at") from None
+        raise FaultError(
+            "--at-run asks the running stack when the run ended, and it is not running: use --at"
+        ) from None
     if found is None:
         raise FaultError(f"--at-run {run!r}: there is no such run that has ended: use --at")
     return moments.write(datetime.fromtimestamp(found // 1000 + 1, UTC))
@@ -136,6 +140,6 @@ def note_keys(manifest: Manifest, note: Callable[[str], None]) -> None:
     own = making.read_fingerprints()
     if other := sorted(name for name, value in manifest.fingerprints.items() if own.get(name) != value):
         note(
-            f"this stack has another {', '.join(other)} than the set's: what was encrypted by it (webhooks' secrets, keys of the AI "
-            "gateway) can't be read: bring the file of ./stack secrets export by --keys"
+            f"this stack has another {', '.join(other)} than the set's: what was encrypted by it (webhooks' secrets, "
+            "keys of the AI gateway) can't be read: bring the file of ./stack secrets export by --keys"
         )

@@ -7,18 +7,18 @@ from backup import pgbackrest
 from backup.repository import BEGUN, OBJECTS, SETS, Repository
 
 
-def remove(repository: Repository, name: str) -> int:
-    """Remove a set; return how many bytes of copies went. Raises FaultError for the last one that is whole."""
-    sets = repository.find_sets()
-    if name in repository.find_begun():
-        repository.shelf.remove(f"{BEGUN}/{name}")
-    elif name not in sets:
-        repository.read(name)  # says what is wrong
-    elif len(sets) == 1:
-        raise FaultError(f"set {name} is the only one: make another before it is removed")
-    else:
+def remove(repository: Repository, names: list[str]) -> int:
+    """Remove sets; return how many bytes of copies went. Raises FaultError if none would be left."""
+    sets, begun = repository.find_sets(), repository.find_begun()
+    for name in names:
+        if name not in sets and name not in begun:
+            repository.read(name)  # says what is wrong
+    if sets and not set(sets) - set(names):
+        raise FaultError(f"{', '.join(sets)} is all there is: make another set before it is removed")
+    for name in names:
         # The manifest first: a set that is half gone is none.
         repository.shelf.remove(f"{SETS}/{name}")
+        repository.shelf.remove(f"{BEGUN}/{name}")
     rest = [repository.read(each) for each in repository.find_sets()]
     needed = {item.name for manifest in rest for item in manifest.objects if item.name}
     freed = 0

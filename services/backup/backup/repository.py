@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import msgspec
 
 from admin import moments
 from admin.faults import FaultError
-from backup import manifest
+from backup import manifest, programs
 from backup.shelf import Shelf, ShelfError
 
 IDENTITY = "repository.json"
@@ -79,8 +78,8 @@ class Repository:
         found = manifest.decode(name, content)
         if found.repository != self.identity.id:
             raise FaultError(
-                f"set {name} belongs to another folder of backups ({found.repository}, this one is {self.identity.id}): "
-                "bring it back from there"
+                f"set {name} belongs to another folder of backups ({found.repository}, this one is "
+                f"{self.identity.id}): bring it back from there"
             )
         return found
 
@@ -101,7 +100,8 @@ class Repository:
 
     def write_out(self) -> None:
         """Return when all that was written is on the disk."""
-        subprocess.run(["sync", "--file-system", str(self.folder)], check=True)
+        if (done := programs.run(programs.SYNC, "--file-system", str(self.folder))).returncode:
+            raise FaultError(f"{self.shown} does not take what was written: {done.stderr.strip()}")
 
 
 @contextmanager
@@ -113,15 +113,23 @@ def opened(folder: Path, shown: str, passphrase: str) -> Iterator[Repository]:
     except FileNotFoundError:
         raise FaultError(f"{shown} holds no backups: ./stack backup makes one, or name another folder") from None
     except PermissionError:
-        raise FaultError(f"{shown} can't be read by the user backup ({os.getuid()}): chown -R {os.getuid()} it") from None
+        raise FaultError(
+            f"{shown} can't be read by the user backup ({os.getuid()}): chown -R {os.getuid()} it"
+        ) from None
     except (OSError, msgspec.DecodeError) as error:
         raise FaultError(f"{shown}/{IDENTITY} is damaged ({error}): take it from a copy of the folder") from None
     if identity.format > manifest.FORMAT:
-        raise FaultError(f"{shown} has format {identity.format}, this stack reads up to {manifest.FORMAT}: use a newer version")
+        raise FaultError(
+            f"{shown} has format {identity.format}, this stack reads up to {manifest.FORMAT}: use a newer version"
+        )
     if identity.is_encrypted and not passphrase:
-        raise FaultError(f"{shown} is encrypted, and there is no passphrase: set STACK_BACKUP_PASSPHRASE, or --passphrase-file")
+        raise FaultError(
+            f"{shown} is encrypted, and there is no passphrase: set STACK_BACKUP_PASSPHRASE, or --passphrase-file"
+        )
     if passphrase and not identity.is_encrypted:
-        raise FaultError(f"{shown} is not encrypted, but there is a passphrase: leave that out, or choose an empty folder")
+        raise FaultError(
+            f"{shown} is not encrypted, but there is a passphrase: leave that out, or choose an empty folder"
+        )
     with Shelf(folder / "files", passphrase) as shelf:
         try:
             is_right = shelf.read_all(CHECK) == identity.id.encode()
@@ -151,7 +159,9 @@ def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
         temporary.write_bytes(msgspec.json.encode(identity))
         temporary.replace(folder / IDENTITY)
     except OSError as error:
-        raise FaultError(f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})") from None
+        raise FaultError(
+            f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"
+        ) from None
 
 
 def check_owner(repository: Repository, stack: str) -> None:
@@ -173,4 +183,6 @@ def alone(folder: Path, shown: str) -> Iterator[None]:
     except BlockingIOError:
         raise FaultError(f"another backup to {shown} is at work: wait for its end") from None
     except PermissionError as error:
-        raise FaultError(f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})") from None
+        raise FaultError(
+            f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"
+        ) from None

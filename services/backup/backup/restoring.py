@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from boto3.s3.transfer import TransferConfig
 
@@ -40,9 +41,11 @@ class Stream(io.RawIOBase):
         self._rest = b""
 
     def readable(self) -> bool:
+        """Return that it can be read."""
         return True
 
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+    def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer, as far as there is something; return by how much."""
         if not self._rest:
             self._rest = next(self._chunks, b"")
         size = min(len(buffer), len(self._rest))
@@ -70,7 +73,9 @@ def put_objects(repository: Repository, bucket: Bucket, items: list[Item]) -> Pu
     wanted = {item.key for item in items}
     extra = sorted(there.keys() - wanted)
     for some in itertools.batched(extra, BATCH, strict=False):
-        answer = bucket.client.delete_objects(Bucket=bucket.name, Delete={"Objects": [{"Key": key} for key in some], "Quiet": True})
+        answer = bucket.client.delete_objects(
+            Bucket=bucket.name, Delete={"Objects": [{"Key": key} for key in some], "Quiet": True}
+        )
         if errors := answer.get("Errors"):
             raise FaultError(f"the object store keeps {errors[0].get('Key')!r}: {errors[0].get('Message')}: try again")
     return Put(sum(written), len(written) - sum(written), len(extra), sum(item.size for item in items))
@@ -78,14 +83,17 @@ def put_objects(repository: Repository, bucket: Bucket, items: list[Item]) -> Pu
 
 def write(repository: Repository, bucket: Bucket, item: Item) -> None:
     """Write an object as it was."""
-    assert item.name  # noqa: S101  # (verified before)
     extra = {**({"ContentType": item.kind} if item.kind else {}), "Metadata": item.metadata, **bucket.of_new}
-    chunks = repository.shelf.read(item.name)
+    chunks = repository.shelf.read(str(item.name))
     if item.size <= SMALL:
         bucket.client.put_object(Bucket=bucket.name, Key=item.key, Body=b"".join(chunks), **extra)
     else:
         bucket.client.upload_fileobj(
-            io.BufferedReader(Stream(chunks), SMALL), bucket.name, item.key, ExtraArgs=extra, Config=TransferConfig(max_concurrency=2)
+            io.BufferedReader(Stream(chunks), SMALL),
+            bucket.name,
+            item.key,
+            ExtraArgs=extra,
+            Config=TransferConfig(max_concurrency=2),
         )
 
 
@@ -102,7 +110,9 @@ class Line:
 def compare_objects(bucket: Bucket, items: list[Item]) -> list[Line]:
     """Compare what the store holds with what it should, every byte read."""
     keys = {
-        each["Key"] for page in bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name) for each in page.get("Contents", [])
+        each["Key"]
+        for page in bucket.client.get_paginator("list_objects_v2").paginate(Bucket=bucket.name)
+        for each in page.get("Contents", [])
     }
 
     def look(item: Item) -> tuple[int, bool]:
@@ -126,14 +136,24 @@ def compare_figures(wanted: Figures, found: Figures) -> list[Line]:
     """Compare the databases with what a set says of them."""
     lines = []
     names = sorted(wanted.tables.keys() | found.tables.keys())
-    empty = [name for name in names if wanted.tables.get(name) == found.tables.get(name) and not wanted.tables[name].rows]
+    empty = [
+        name for name in names if wanted.tables.get(name) == found.tables.get(name) and not wanted.tables[name].rows
+    ]
     for name in sorted(set(names) - set(empty)):
         before, after = wanted.tables.get(name), found.tables.get(name)
         if before is None or after is None:
-            lines.append(Line(name, "-" if before is None else str(before.rows), "-" if after is None else str(after.rows), False))
+            lines.append(
+                Line(
+                    name, "-" if before is None else str(before.rows), "-" if after is None else str(after.rows), False
+                )
+            )
             continue
         is_same = before.rows == after.rows and (before.checksum is None or before.checksum == after.checksum)
-        lines.append(Line(name, show(before.rows, before.checksum), show(after.rows, before.checksum and after.checksum), is_same))
+        lines.append(
+            Line(
+                name, show(before.rows, before.checksum), show(after.rows, before.checksum and after.checksum), is_same
+            )
+        )
     lines.append(Line("tables without rows", str(len(empty)), str(len(empty)), True))
     ahead = [
         name

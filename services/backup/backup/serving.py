@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from types import FrameType
 
 from admin.faults import FaultError
-from backup import pgbackrest, repository, settings
+from backup import pgbackrest, programs, repository, settings
 from backup.settings import ARCHIVING, Settings
 
 
@@ -29,7 +28,7 @@ def serve(chosen: Settings) -> None:
         ARCHIVING.touch()
     else:
         ARCHIVING.unlink(missing_ok=True)
-    server = subprocess.Popen(["pgbackrest", "--log-level-stderr=error", "server"])
+    server = programs.start(programs.PGBACKREST, "--log-level-stderr=error", "server")
 
     def end(_number: int, _frame: FrameType | None) -> None:
         server.terminate()

@@ -36,7 +36,11 @@ class Settings:
 
 def load() -> Settings:
     """Return the settings. Raises FaultError that names every fault there is."""
-    faults = [f"{name} is not set: docker-compose.yml sets it" for name in ("STACK_NAME", "STACK_BACKUP_TO") if not os.environ.get(name)]
+    faults = [
+        f"{name} is not set: docker-compose.yml sets it"
+        for name in ("STACK_NAME", "STACK_BACKUP_TO")
+        if not os.environ.get(name)
+    ]
     place, found = store.read(os.environ)
     if faults + found:
         raise FaultError("\n".join(faults + found))

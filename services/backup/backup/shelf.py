@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import socket
-import subprocess
+import subprocess  # nosec B404: for its constants
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -20,6 +20,7 @@ from typing import Any, Self
 from urllib.parse import quote, urlencode
 
 from admin.faults import FaultError
+from backup import programs
 from backup.settings import SCRATCH
 
 START_SECONDS = 10
@@ -53,20 +54,21 @@ class Shelf:
         self._local = threading.local()
         kept = f"[files]\ntype = alias\nremote = {folder}\n"
         if passphrase:
-            hidden = subprocess.run(["rclone", "obscure", "-"], input=passphrase, capture_output=True, text=True, check=True).stdout
+            hidden = programs.run(programs.RCLONE, "obscure", "-", said=passphrase).stdout
             # Names say nothing (SHA-256), and an operator finds a file by its name.
             kept = (
-                f"[files]\ntype = crypt\nremote = {folder}\nfilename_encryption = off\ndirectory_name_encryption = false\n"
-                f"password = {hidden}"
+                f"[files]\ntype = crypt\nremote = {folder}\nfilename_encryption = off\n"
+                f"directory_name_encryption = false\npassword = {hidden}"
             )
         self._config.touch(0o600)
         self._config.write_text(kept)
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        command = ["rclone", "rcd", "--config", str(self._config), "--rc-addr", f"unix://{self._socket}", "--rc-no-auth"]
-        command += ["--rc-serve", "--log-level", "ERROR", "--cache-dir", str(SCRATCH / "rclone"), "--rc-server-read-timeout", "24h"]
-        self._process = subprocess.Popen([*command, "--rc-server-write-timeout", "24h"], stderr=subprocess.DEVNULL)
+        command = [programs.RCLONE, "rcd", "--config", str(self._config), "--cache-dir", str(SCRATCH / "rclone")]
+        command += ["--rc-addr", f"unix://{self._socket}", "--rc-no-auth", "--rc-serve", "--log-level", "ERROR"]
+        command += ["--rc-server-read-timeout", "24h", "--rc-server-write-timeout", "24h"]
+        self._process = programs.start(*command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while not Path(self._socket).exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -74,19 +76,25 @@ class Shelf:
             time.sleep(0.02)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._process:
             self._process.terminate()
             self._process.wait(10)
         self._config.unlink(missing_ok=True)
         Path(self._socket).unlink(missing_ok=True)
 
-    def _ask(self, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None) -> http.client.HTTPResponse:
+    def _ask(
+        self, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> http.client.HTTPResponse:
         connection: _Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = _Connection(self._socket)
         try:
-            connection.request(method, url, body, headers or {}, encode_chunked=not isinstance(body, (bytes, type(None))))
+            connection.request(
+                method, url, body, headers or {}, encode_chunked=not isinstance(body, (bytes, type(None)))
+            )
             return connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
@@ -163,9 +171,9 @@ class Shelf:
 
     def hash(self, names: Iterable[str]) -> dict[str, str]:
         """Return the SHA-256 of what files hold, every byte read; what is missing or damaged is not in it."""
-        command = ["rclone", "hashsum", "SHA256", "files:", "--download", "--config", str(self._config), "--checkers", "4"]
-        command += ["--files-from-raw", "-", "--no-traverse", "--retries", "1", "--cache-dir", str(SCRATCH / "rclone")]
-        asked = "".join(f"{name}\n" for name in names)
-        listed = subprocess.run(command, input=asked, capture_output=True, text=True, check=False).stdout
+        command = [programs.RCLONE, "hashsum", "SHA256", "files:", "--download", "--config", str(self._config)]
+        command += ["--checkers", "4", "--files-from-raw", "-", "--no-traverse", "--retries", "1"]
+        command += ["--cache-dir", str(SCRATCH / "rclone")]
+        listed = programs.run(*command, said="".join(f"{name}\n" for name in names)).stdout
         lines = (line.split("  ", 1) for line in listed.splitlines())
         return {line[1]: line[0] for line in lines if len(line) == 2 and len(line[0]) == 64}  # noqa: PLR2004
