@@ -11,7 +11,7 @@ import pytest
 
 from stack.deployment import CHECKOUT, Deployment
 
-SERVERS = ["postgres", "objectstore", "mlflow", "nginx", "serving", "follower"]
+SERVERS = ["postgres", "objectstore", "mlflow", "nginx", "serving", "follower", "backup"]
 JOBS = ["secrets", "bucket", "migrate"]
 # What is excepted from a rule, with the reason in docker-compose.yml on the spot.
 ROOT_USERS = {"secrets"}
@@ -100,7 +100,7 @@ def read_secrets(stack: Deployment) -> dict[str, str]:
 
 def test_no_secret_is_in_an_inspection_a_command_line_a_log_or_a_layer(stack: Deployment) -> None:
     secrets = read_secrets(stack)
-    assert len(secrets) == 14
+    assert len(secrets) == 17
     places = {"logs": stack.compose("logs", "--no-color"), "compose": stack.compose("config")}
     for service in SERVERS + JOBS:
         container = stack.container(service)
@@ -130,6 +130,7 @@ def test_each_consumer_reads_its_own_secrets_only(stack: Deployment) -> None:
                 "artifacts",
                 "trainer",
                 "follower",
+                "backup",
             )
             for option in ("--volume", f"{stack.name}_secrets-{name}:/secrets/{name}:ro")
         ]
@@ -165,6 +166,54 @@ def test_the_server_has_no_superuser_and_no_other_database(stack: Deployment) ->
         "assert cursor.fetchone() == ('on',)\n"
     )
     stack.compose("exec", "-T", "mlflow", "python", "-c", script)
+
+
+def test_the_backup_reads_rows_files_and_objects_and_changes_none(stack: Deployment) -> None:
+    script = (
+        "import boto3, botocore.exceptions, os, pathlib, psycopg2\n"
+        "own = psycopg2.connect(host='/run/postgresql', user='backup', dbname='mlflow')\n"
+        "own.autocommit = True\n"
+        "cursor = own.cursor()\n"
+        "cursor.execute('select count(*) from experiments')\n"
+        "assert cursor.fetchone()[0] > 0\n"
+        "cursor.execute('set default_transaction_read_only = off')\n"
+        "for attempt in ('delete from tags', 'create table x (y int)', 'drop database auth',\n"
+        "                \"copy (select 1) to program 'true'\"):\n"
+        "    try:\n"
+        "        cursor.execute(attempt)\n"
+        "    except psycopg2.Error:\n"
+        "        continue\n"
+        "    raise SystemExit(f'{attempt}: not denied')\n"
+        "try:\n"
+        "    psycopg2.connect(host='/run/postgresql', user='postgres', dbname='postgres')\n"
+        "    raise SystemExit('it comes in as the superuser')\n"
+        "except psycopg2.OperationalError:\n"
+        "    pass\n"
+        "data = pathlib.Path('/var/lib/postgresql/data/17')\n"
+        "assert (data / 'global/pg_control').read_bytes()\n"
+        "try:\n"
+        "    (data / 'x').touch()\n"
+        "    raise SystemExit('it writes the files of the database')\n"
+        "except OSError:\n"
+        "    pass\n"
+        "os.environ['AWS_SHARED_CREDENTIALS_FILE'] = '/run/secrets/aws_credentials'\n"
+        "s3 = boto3.client('s3', endpoint_url=os.environ['STACK_S3_ENDPOINT'], region_name='us-east-1')\n"
+        "bucket = os.environ['STACK_BUCKET']\n"
+        "[version, *_] = s3.list_object_versions(Bucket=bucket)['Versions']\n"
+        "place = {'Bucket': bucket, 'Key': version['Key']}\n"
+        "s3.get_object(**place, VersionId=version['VersionId'])\n"
+        "for attempt in (lambda: s3.put_object(**place, Body=b'x'), lambda: s3.delete_object(**place),\n"
+        "                lambda: s3.delete_object(**place, VersionId=version['VersionId']),\n"
+        "                lambda: s3.create_bucket(Bucket='other'), lambda: s3.delete_bucket(Bucket=bucket),\n"
+        "                lambda: s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={'Status': 'Suspended'})):\n"
+        "    try:\n"
+        "        attempt()\n"
+        "    except botocore.exceptions.ClientError as error:\n"
+        "        assert error.response['ResponseMetadata']['HTTPStatusCode'] in (403, 404), error\n"
+        "        continue\n"
+        "    raise SystemExit('not denied')\n"
+    )
+    stack.compose("exec", "-T", "backup", "python", "-c", script)
 
 
 def test_mlflows_account_in_the_store_reaches_the_one_bucket_only(stack: Deployment) -> None:

@@ -57,6 +57,7 @@ def test_each_consumer_gets_only_what_it_needs(values: dict[str, str]) -> None:
         "s3_root_password": {"objectstore", "bucket"},
         "s3_secret_key": {"objectstore", "bucket", "mlflow"},
         "s3_artifacts_secret": {"objectstore", "bucket", "artifacts"},
+        "s3_backup_secret": {"objectstore", "bucket", "backup"},
         "flask_secret_key": {"mlflow"},
         "kek_passphrase": {"mlflow"},
         "webhook_encryption_key": {"mlflow"},
