@@ -171,16 +171,15 @@ def read_passphrase() -> str:
     return value
 
 
-def give_backups_folder() -> None:
-    """Make the folder of backups the backup container's, unless something is in it."""
-    folder = ROOT / "backups"
+def give_folder(folder: Path) -> None:
+    """Make a folder of backups the backup container's, unless something is in it."""
     user = pwd.getpwnam("backup")
     if folder.is_dir() and folder.stat().st_uid != user.pw_uid and not any(folder.iterdir()):
         try:
             os.chown(folder, user.pw_uid, user.pw_gid)
             folder.chmod(0o750)
         except OSError as error:  # of a share, for example: what can't be written the backup says
-            print(f"secrets: STACK_BACKUP_TO can't be made the user {user.pw_uid}'s: {error}", file=sys.stderr)
+            print(f"secrets: the folder of backups can't be made the user {user.pw_uid}'s: {error}", file=sys.stderr)
 
 
 def render_aws_credentials(key_id: str, secret: str) -> str:
@@ -413,7 +412,7 @@ def generate() -> None:
         files[consumer] |= external
     for consumer, more in prepare_backup(values).items():
         files[consumer] |= more
-    give_backups_folder()
+    give_folder(ROOT / "backups")
     hand_out({**files, "nginx": {**prepare_certificate(), "store_ca.pem": external["store_ca.pem"]}})
 
 
@@ -434,6 +433,12 @@ def rotate(names: Annotated[list[str] | None, typer.Argument(help="default: all 
     for name in chosen:
         write_file(MASTER / name, GENERATORS[name](), "root")
     hand_out(render_files(read_masters()))
+
+
+@app.command()
+def give() -> None:
+    """Make an empty folder, which is mounted, the backup container's."""
+    give_folder(ROOT / "given")
 
 
 @app.command()

@@ -2,6 +2,11 @@
 
 import sys
 
+if sys.argv[1:] == ["serve"]:
+    from backup import serving
+
+    serving.main()
+
 from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy.exc import OperationalError
 

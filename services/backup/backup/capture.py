@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 
 from admin.faults import FaultError
 from artifacts.objects import Bucket, Version
-from backup.manifest import Item
-from backup.repository import OBJECTS, Repository
+from backup.manifest import Item, encode
+from backup.repository import OBJECTS, PASSES, Repository
 from tracking.store import Store
 
 WORKERS = 8
@@ -50,16 +50,27 @@ def name_copy(version: Version) -> str:
 
 
 def find_known(repository: Repository) -> Known:
-    """Return what the newest set has of copies that are still there."""
-    sets = repository.find_sets()
-    if not sets:
-        return {}
-    sizes = {
-        f"{OBJECTS}/{path}" if not path.startswith(OBJECTS) else path: size
-        for path, size in repository.shelf.list(OBJECTS).items()
-    }
-    objects = repository.read(sets[-1]).objects
+    """Return what the newest set, and what came after it, has of copies that are still there."""
+    objects = find_history(repository)
+    sizes = repository.shelf.list(OBJECTS)
     return {item.name: item for item in objects if item.name and sizes.get(item.name) == item.size}
+
+
+def find_history(repository: Repository) -> list[Item]:
+    """Return all that the store had at the newest set's moment, and what was seen in it after that."""
+    sets = repository.find_sets()
+    return repository.read(sets[-1]).objects + repository.read_passes(sets[-1]) if sets else []
+
+
+def copy_new(source: Source, since: datetime, name: str) -> int:
+    """Copy what came since the newest set, so that a moment between sets has its artifacts; return how much it was."""
+    seen = {(item.key, item.version, item.time) for item in find_history(source.repository)}
+    items, _ = capture(source, find_known(source.repository), since, report_nothing, may_vanish=True)
+    new = [item for item in items if (item.key, item.version, item.time) not in seen]
+    if new:
+        source.repository.write_out()
+        source.repository.shelf.write(f"{PASSES}/{name}", [encode(new)])
+    return len(new)
 
 
 def capture(

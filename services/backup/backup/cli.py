@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,18 +20,20 @@ from artifacts import report
 from artifacts.objects import Bucket
 from backup import (
     capture,
+    copying,
     making,
     pgbackrest,
     planning,
     removal,
     repository,
     restoring,
-    serving,
+    retention,
     settings,
     verification,
 )
 from backup.making import show_size
 from backup.repository import Repository
+from backup.settings import ARCHIVING
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -66,7 +69,10 @@ def make(
     start = time.monotonic()
     chosen = settings.load()
     passphrase = settings.read_passphrase()
-    with repository.alone(settings.TARGET, chosen.shown):
+    with (
+        repository.alone(settings.TARGET, chosen.shown),
+        repository.alone(settings.TARGET, chosen.shown, repository.OBJECTS_LOCK, waits=True),
+    ):
         repository.make(settings.TARGET, chosen.shown, chosen.stack, passphrase)
         with opened("", asked=False) as found:
             repository.check_owner(found, chosen.stack)
@@ -164,16 +170,76 @@ def verify(name: Name = None, source: From = "", asked: Asked = False) -> None:
 def remove(names: Annotated[list[str], typer.Argument(metavar="SET...", help="names of sets")]) -> None:
     """Remove sets, and what no other set needs; never the last one."""
     chosen = settings.load()
-    with repository.alone(settings.TARGET, chosen.shown), opened("", asked=False) as found:
+    with (
+        repository.alone(settings.TARGET, chosen.shown),
+        repository.alone(settings.TARGET, chosen.shown, repository.OBJECTS_LOCK, waits=True),
+        opened("", asked=False) as found,
+    ):
         repository.check_owner(found, chosen.stack)
         freed = removal.remove(found, [found.choose(name) for name in names])
     print(f"{', '.join(names)}: removed, {show_size(freed)} of copies of objects freed")
 
 
+# ------------------------------------------------------------------------------- what the container does by itself
 @app.command(hidden=True)
-def serve() -> None:
-    """Take WAL as long as the container runs."""
-    serving.serve(settings.load())
+def prepare() -> None:
+    """Say what is wrong with the folder of backups; WAL is archived if there is a set that it goes with."""
+    chosen, passphrase = settings.load(), settings.read_passphrase()
+    # (what Postgres hands its WAL to needs it, whatever else is wrong)
+    pgbackrest.configure(settings.TARGET, passphrase)
+    if not (settings.TARGET / repository.IDENTITY).exists():
+        # Without a backup WAL is of no use, and would only fill the disk.
+        ARCHIVING.unlink(missing_ok=True)
+        return
+    ARCHIVING.touch()
+    with opened("", asked=False) as found:
+        repository.check_owner(found, chosen.stack)
+
+
+@app.command("pass", hidden=True)
+def copy_between() -> None:
+    """Copy the objects that came since the last set."""
+    chosen = settings.load()
+    try:
+        with (
+            repository.alone(settings.TARGET, chosen.shown, repository.OBJECTS_LOCK),
+            opened("", asked=False) as found,
+        ):
+            repository.check_owner(found, chosen.stack)
+            if sets := found.find_sets():
+                since = datetime.fromtimestamp(found.read(sets[0]).moment, UTC)
+                source = capture.Source(found, capture.open_bucket(chosen.store))
+                capture.copy_new(source, since, making.name_set(time.time(), sets))
+    except repository.BusyError:
+        return  # a backup copies them
+
+
+@app.command(hidden=True)
+def scheduled() -> None:
+    """Make a set, and remove those that are not to be kept any more."""
+    rules = retention.read_rules(os.environ.get("STACK_BACKUP_KEEP", ""))
+    make()
+    with opened("", asked=False) as found:
+        expired = retention.choose_expired({name: found.read(name).moment for name in found.find_sets()}, rules)
+    if expired:
+        remove(expired)
+
+
+@app.command(hidden=True)
+def copy(name: Annotated[str, typer.Argument()], to: Annotated[str, typer.Option()]) -> None:
+    """Copy a set into another folder, which is mounted, and verify it there."""
+    with opened("", asked=False) as found:
+        size = copying.copy_set(found, name, settings.COPY, to)
+    passphrase = settings.read_passphrase()
+    pgbackrest.configure(settings.COPY, passphrase)
+    with repository.opened(settings.COPY, to, passphrase) as there:
+        read = verification.verify(there, there.read(name))
+        there.write_out()
+    print(
+        f"Set {name} is in {to} too: {show_size(size)} copied, {show_size(read.size)} read again in "
+        f"{read.seconds:.1f} s"
+    )
+    print(f"Bring it back: ./stack restore {to}/{name} --into NAME, or --replace")
 
 
 # ------------------------------------------------------------------------------------ steps of ./stack restore, in turn

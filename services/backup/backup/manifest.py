@@ -133,10 +133,19 @@ class _Head(msgspec.Struct):
     format: int
 
 
-def encode(manifest: Manifest) -> bytes:
-    """Return the file."""
-    body = gzip.compress(msgspec.json.encode(manifest), mtime=0)
+def encode(value: Manifest | list[Item]) -> bytes:
+    """Return the file: a set's, or that of what came between two sets."""
+    body = gzip.compress(msgspec.json.encode(value), mtime=0)
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def decode_items(content: bytes) -> list[Item]:
+    """Return what came between two sets. Raises FaultError for a file that is damaged."""
+    seal, _, body = content.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != seal:
+        raise FaultError("what was copied between two sets is damaged: choose a set, without --at")
+    items: list[Item] = msgspec.json.decode(gzip.decompress(body), type=list[Item])
+    return items
 
 
 def decode(name: str, content: bytes) -> Manifest:

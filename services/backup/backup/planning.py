@@ -51,10 +51,9 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
         raise FaultError(f"--at {at!r} is before the first set: the backups begin at {oldest}")
     check_archive(repository, before[-1], moment, at)
     # A later set knows of what was written, replaced or deleted in between.
-    known = {
-        (item.key, item.version, item.time): item for each in manifests for item in each.objects if item.name is None
-    }
-    known |= {(item.key, item.version, item.time): item for each in manifests for item in each.objects if item.name}
+    everything = [item for each in manifests for item in each.objects] + repository.read_passes()
+    known = {(item.key, item.version, item.time): item for item in everything if item.name is None}
+    known |= {(item.key, item.version, item.time): item for item in everything if item.name}
     items, missing = capture.choose_at(known.values(), moment)
     target = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
     return Plan(before[-1], "time", target, items, missing)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from admin.faults import FaultError
 from backup import pgbackrest
-from backup.repository import BEGUN, OBJECTS, SETS, Repository
+from backup.manifest import Manifest
+from backup.repository import BEGUN, OBJECTS, PASSES, SETS, Repository
 
 
 def remove(repository: Repository, names: list[str]) -> int:
@@ -20,19 +23,35 @@ def remove(repository: Repository, names: list[str]) -> int:
         repository.shelf.remove(f"{SETS}/{name}")
         repository.shelf.remove(f"{BEGUN}/{name}")
     rest = [repository.read(each) for each in repository.find_sets()]
-    needed = {item.name for manifest in rest for item in manifest.objects if item.name}
+    freed = remove_copies(repository, rest)
+    if rest:
+        remove_files(rest)
+    return freed
+
+
+def remove_copies(repository: Repository, rest: list[Manifest]) -> int:
+    """Remove the copies of objects that no set needs, and no moment between sets; return how many bytes they had."""
+    items = [item for manifest in rest for item in manifest.objects]
+    if rest:
+        oldest = rest[0].name
+        items += repository.read_passes(oldest)
+        for path in repository.shelf.list(PASSES):
+            if Path(path).name <= oldest:
+                repository.shelf.remove(path)
+    needed = {item.name for item in items}
     freed = 0
     for path, size in repository.shelf.list(OBJECTS).items():
-        copy = path if path.startswith(f"{OBJECTS}/") else f"{OBJECTS}/{path}"
-        if copy not in needed:
-            repository.shelf.remove(copy)
+        if path not in needed:
+            repository.shelf.remove(path)
             freed += size
-    if not rest:
-        return freed
+    return freed
+
+
+def remove_files(rest: list[Manifest]) -> None:
+    """Let pgBackRest remove the backups that no set needs, and the WAL before the first of them."""
     labels = {label for manifest in rest for label in pgbackrest.find_chain(manifest.label)}
     for backup in reversed(pgbackrest.find_backups()):  # those that need others come after them
         if backup["label"] not in labels:
             pgbackrest.run("expire", f"--set={backup['label']}")
     fulls = sum(backup["type"] == "full" for backup in pgbackrest.find_backups())
-    pgbackrest.run("expire", f"--repo1-retention-full={fulls}")  # the WAL before the first of them
-    return freed
+    pgbackrest.run("expire", f"--repo1-retention-full={fulls}")

@@ -20,9 +20,15 @@ from backup import manifest, programs
 from backup.shelf import Shelf, ShelfError
 
 IDENTITY = "repository.json"
+# Held by who makes or removes a set, and by who copies objects: a set, or what is copied between sets.
+LOCK, OBJECTS_LOCK = "lock", "lock.objects"
 CHECK = "check"  # what only the right passphrase reads
-SETS, BEGUN, OBJECTS = "sets", "begun", "objects"
+SETS, BEGUN, PASSES, OBJECTS = "sets", "begun", "passes", "objects"
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+
+
+class BusyError(FaultError):
+    """Somebody else is at work."""
 
 
 class Identity(msgspec.Struct):
@@ -82,6 +88,11 @@ class Repository:
                 f"{self.identity.id}): bring it back from there"
             )
         return found
+
+    def read_passes(self, after: str = "") -> list[manifest.Item]:
+        """Return what the store had between sets, of passes with later names. Raises FaultError."""
+        names = sorted(name for path in self.shelf.list(PASSES) if (name := Path(path).name) > after)
+        return [item for name in names for item in manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))]
 
     def _explain_missing(self, name: str) -> str:
         if name in self.find_begun():
@@ -150,7 +161,7 @@ def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
         return
     identity = Identity(manifest.FORMAT, str(uuid.uuid4()), stack, bool(passphrase), moments.write(datetime.now(UTC)))
     try:
-        if any(each.name not in ("lost+found", "lock", "files", "postgres") for each in folder.iterdir()):
+        if any(each.name not in ("lost+found", LOCK, OBJECTS_LOCK, "files", "postgres") for each in folder.iterdir()):
             raise FaultError(f"{shown} is not empty, and holds no backups: choose an empty folder")
         (folder / "files").mkdir(exist_ok=True)
         with Shelf(folder / "files", passphrase) as shelf:
@@ -174,14 +185,14 @@ def check_owner(repository: Repository, stack: str) -> None:
 
 
 @contextmanager
-def alone(folder: Path, shown: str) -> Iterator[None]:
-    """Be the only one who changes the folder. Raises FaultError if somebody else does."""
+def alone(folder: Path, shown: str, what: str = LOCK, *, waits: bool = False) -> Iterator[None]:
+    """Be the only one who changes the sets, or copies objects. Raises FaultError if somebody else does."""
     try:
-        with (folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (folder / what).open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
             yield
     except BlockingIOError:
-        raise FaultError(f"another backup to {shown} is at work: wait for its end") from None
+        raise BusyError(f"another backup to {shown} is at work: wait for its end") from None
     except PermissionError as error:
         raise FaultError(
             f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"

@@ -1,33 +1,107 @@
-"""The container's own work: pgBackRest's server, which takes the WAL that Postgres hands over."""
+"""The container's own work: it takes WAL, copies new objects, and makes the sets of the schedule.
+
+What imports libraries runs in a process of its own: what waits here day and night is small.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess  # nosec B404: for its exception
 import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 
-from admin.faults import FaultError
-from backup import pgbackrest, programs, repository, settings
-from backup.settings import ARCHIVING, Settings
+from backup import programs
+
+TARGET, ARCHIVING = Path("/backups"), Path("/archiving/on")
+IDENTITY = TARGET / "repository.json"
+STATE = TARGET / "schedule.json"  # what the schedule did last
+PASS_SECONDS = 60
+SHARE = 20  # of the time, a pass may take one part
+RETRY_SECONDS = 900
 
 
-def serve(chosen: Settings) -> None:
-    """Run pgBackRest's server until the container ends."""
-    passphrase = settings.read_passphrase()
-    pgbackrest.configure(settings.TARGET, passphrase)
-    has_sets = False
+def say(text: str) -> None:
+    """Write into the container's log."""
+    print(f"backup: {text}", file=sys.stderr, flush=True)
+
+
+def run(verb: str) -> tuple[bool, str]:
+    """Run a verb to its end; return whether it did well, and its last line."""
+    done = programs.run(sys.executable, "-m", "backup", verb)
+    lines = (done.stderr if done.returncode else done.stdout).strip().splitlines() or [""]
+    return not done.returncode, lines[-1]
+
+
+class Schedule:
+    """When a set is due: once a day, at a time of UTC."""
+
+    def __init__(self, at: str) -> None:
+        """Take a time such as 02:30, or off."""
+        self.at = at
+        self.not_before = 0.0
+
+    def is_due(self, now: float, last: float) -> bool:
+        """Return whether a set is due that the last one, begun then, is not."""
+        if self.at == "off" or now < self.not_before:
+            return False
+        hours, _, minutes = self.at.partition(":")
+        due = (
+            datetime.fromtimestamp(now, UTC)
+            .replace(hour=int(hours), minute=int(minutes), second=0, microsecond=0)
+            .timestamp()
+        )
+        if due > now:
+            due -= 24 * 3600
+        return last < due
+
+    def remember(self, is_good: bool, said: str, now: float) -> None:
+        """Write down how a set of the schedule ended; one that failed is tried again later."""
+        former = read_state()
+        state = {"tried": now, "made": now if is_good else former.get("made", 0), "fault": "" if is_good else said}
+        temporary = STATE.with_suffix(".new")
+        temporary.write_text(json.dumps(state))
+        temporary.replace(STATE)
+        self.not_before = 0.0 if is_good else now + RETRY_SECONDS
+
+
+def read_state() -> dict[str, float]:
+    """Return what the schedule did last."""
     try:
-        with repository.opened(settings.TARGET, chosen.shown, passphrase) as found:
-            repository.check_owner(found, chosen.stack)
-            has_sets = bool(found.find_sets())
-    except FaultError as fault:
-        if (settings.TARGET / repository.IDENTITY).exists():
-            print(f"backup: {fault}", file=sys.stderr, flush=True)
-    # Without a backup WAL is of no use, and would only fill the disk.
-    if has_sets:
-        ARCHIVING.touch()
-    else:
-        ARCHIVING.unlink(missing_ok=True)
+        state: dict[str, float] = json.loads(STATE.read_text())
+    except (OSError, ValueError):
+        return {}
+    return state
+
+
+def look_around(schedule: Schedule, next_pass: float) -> float:
+    """Do what is due; return when objects are copied next."""
+    now = time.time()
+    made = read_state().get("made", 0)
+    # (the schedule's first day begins with a set at once: before it nothing can be brought back)
+    if schedule.is_due(now, made):
+        is_good, said = run("scheduled")
+        say(said)
+        schedule.remember(is_good, said, now)
+    if ARCHIVING.exists() and time.monotonic() >= next_pass:
+        start = time.monotonic()
+        is_good, said = run("pass")
+        if not is_good:
+            say(said)
+        return time.monotonic() + max(PASS_SECONDS, SHARE * (time.monotonic() - start))
+    return next_pass
+
+
+def main() -> None:
+    """Run until the container ends."""
+    is_good, said = run("prepare")
+    if not is_good:
+        say(said)
     server = programs.start(programs.PGBACKREST, "--log-level-stderr=error", "server")
 
     def end(_number: int, _frame: FrameType | None) -> None:
@@ -35,5 +109,13 @@ def serve(chosen: Settings) -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+    schedule, next_pass = Schedule(os.environ.get("STACK_BACKUP_AT", "off")), 0.0
+    waits: Callable[[], int | None] = server.poll
+    while waits() is None:
+        next_pass = look_around(schedule, next_pass)
+        try:
+            server.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            continue
     code = server.wait()
     sys.exit(0 if code in (0, -signal.SIGTERM) else f"backup: pgBackRest's server ended with {code}")

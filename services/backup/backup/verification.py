@@ -11,7 +11,7 @@ from admin.faults import FaultError
 from backup import pgbackrest
 from backup.making import hash_file
 from backup.manifest import File, Item, Manifest
-from backup.repository import Repository
+from backup.repository import OBJECTS, Repository
 
 SHOWN = 5
 
@@ -63,8 +63,7 @@ def find_file_faults(folder: Path, files: list[File]) -> list[str]:
 def find_object_faults(repository: Repository, items: list[Item]) -> list[str]:
     """Return what is wrong with copies of objects."""
     by_name = {item.name: item for item in items if item.name}
-    there = repository.shelf.list("objects")
-    sizes = {path if path.startswith("objects/") else f"objects/{path}": size for path, size in there.items()}
+    sizes = repository.shelf.list(OBJECTS)
     hashes = repository.shelf.hash(name for name in by_name if name in sizes)
     faults = []
     for name, item in by_name.items():
