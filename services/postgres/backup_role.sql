@@ -6,5 +6,5 @@ GRANT pg_read_all_data, pg_read_all_settings, pg_read_all_stats TO backup;
 
 GRANT EXECUTE ON FUNCTION pg_backup_start(text, boolean), pg_backup_stop(boolean) TO backup;
 
-GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO backup;
+GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal(), pg_ls_archive_statusdir() TO backup;
 

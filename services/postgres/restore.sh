@@ -32,7 +32,8 @@ recover() { # type, target
     end) set -- --type=default ;;
     *) set -- "--type=$1" "--target=$2" --target-action=promote ;;
     esac
-    pgbackrest --config="$conf" --stanza=main --set="$label" --archive-mode=off "$@" restore ||
+    # (the backup's own timeline: after a restore another one began, which has other things at the same time)
+    pgbackrest --config="$conf" --stanza=main --set="$label" --archive-mode=off --target-timeline=current "$@" restore ||
         fail "backup $label can't be restored, see above: the former database is untouched"
     "$bin/pg_ctl" --pgdata="$new" --log="$log" --wait --timeout=86400 --silent start -o "-c config_file=/etc/postgres/postgresql.conf \
         -c listen_addresses='' -c unix_socket_directories=/tmp -c archive_mode=off" || return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -82,6 +83,33 @@ def test_a_reason_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "it can't be loaded: [x]" in shown
     assert "can't be looked for: away" in shown
+
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+STATE = {"sets": ["20261125T113000Z", "20261126T023000Z"], "at": "02:30", "fault": "", "archive": ""}
+
+
+@pytest.mark.parametrize(
+    ("change", "is_well", "part"),
+    [
+        ({}, True, "2 backups, the newest 20261126T023000Z (9.5 h old); each day at 02:30 UTC"),
+        ({"sets": ["20261125T103000Z"]}, False, "LATE"),
+        ({"sets": ["20261125T103000Z"], "at": "off"}, True, "none by themselves"),
+        ({"sets": []}, False, "no backup: ./stack backup makes one"),
+        ({"sets": [], "at": "off"}, True, "no backup: ./stack backup makes one"),
+        ({"fault": "the disk is full"}, False, "the last one failed: the disk is full"),
+        ({"archive": "32 MB wait"}, False, "WAL: 32 MB wait"),
+    ],
+)
+def test_backups_that_are_late_or_fail_are_seen(change: dict[str, object], is_well: bool, part: str) -> None:
+    backups = status.read_backups(json.dumps([RUNNING]) + json.dumps({"Backups": STATE | change}), NOW)
+    assert backups is not None
+    assert backups.is_well is is_well
+    assert part in backups.line
+
+
+def test_nothing_is_said_of_backups_where_nobody_tells() -> None:
+    assert status.read_backups(json.dumps([RUNNING]), NOW) is None
 
 
 def test_a_server_that_is_ready_before_docker_asks_it_is_healthy() -> None:

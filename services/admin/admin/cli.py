@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -42,6 +43,9 @@ def show_status() -> None:
     models, trouble = status.read_models(described)
     status.print_table(services, version, chosen.url, models, trouble)
     is_well = all(service.is_well for service in services) and all(model.is_well for model in models)
+    if backups := status.read_backups(described, datetime.now(UTC)):
+        status.print_backups(backups)
+        is_well = is_well and backups.is_well
     if version is None or not is_well:
         raise typer.Exit(1)
 

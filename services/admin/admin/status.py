@@ -6,14 +6,18 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from admin.faults import printable
+
 # One-shot services: to have ended with 0 is their good end.
 PLAIN_WIDTH = 160  # where the output is no terminal, nothing is cut off
+LATE_HOURS = 25  # of a backup that is made each day
 JOBS = {"secrets", "bucket", "migrate", "trainer", "admin", "artifacts"}
 
 
@@ -118,6 +122,40 @@ def read_models(text: str) -> tuple[list[Model], str]:
     return [Model(**{name: value[name] for name in fields}) for value in state["models"]], state["trouble"]
 
 
+@dataclass(frozen=True)
+class Backups:
+    """What there is of backups, as the container `backup` describes it.
+
+    Attributes:
+        line: for the operator.
+        is_well: whether they are made as they should be.
+    """
+
+    line: str
+    is_well: bool
+
+
+def read_backups(text: str, now: datetime) -> Backups | None:
+    """Return what the same stream says of backups, None if nothing."""
+    state = next((value["Backups"] for value in read_json_values(text) if "Backups" in value), None)
+    if state is None:
+        return None
+    at, names = state["at"], state["sets"]
+    plan = "none by themselves (./stack backup schedule)" if at == "off" else f"each day at {at} UTC"
+    if not names:
+        return Backups(f"no backup: ./stack backup makes one; {plan}", is_well=at == "off")
+    age = now - datetime.strptime(names[-1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    hours = age.total_seconds() / 3600
+    is_late = at != "off" and hours > LATE_HOURS
+    faults = [
+        f"the newest is {hours:.0f} h old: LATE" if is_late else "",
+        f"the last one failed: {state['fault']}" if state["fault"] else "",
+        f"WAL: {state['archive']}" if state["archive"] else "",
+    ]
+    shown = f"{len(names)} backups, the newest {names[-1]} ({hours:.1f} h old); {plan}"
+    return Backups("; ".join([shown, *filter(None, faults)]), is_well=not any(faults))
+
+
 def print_models(models: list[Model], trouble: str, console: Console) -> None:
     """Print which version of which model answers, and why it isn't the wanted one."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -132,6 +170,14 @@ def print_models(models: list[Model], trouble: str, console: Console) -> None:
     console.print(table)
     if trouble:
         console.print(f"new versions can't be looked for: {trouble}", highlight=False, markup=False)
+
+
+def print_backups(backups: Backups) -> None:
+    """Print the line about backups."""
+    style = "" if backups.is_well else "red"
+    Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH).print(
+        f"Backups: {printable(backups.line)}", highlight=False, markup=False, style=style, soft_wrap=True
+    )
 
 
 def print_table(services: list[Service], version: str | None, url: str, models: list[Model], trouble: str) -> None:

@@ -21,6 +21,7 @@ from artifacts.objects import Bucket
 from backup import (
     capture,
     copying,
+    database,
     making,
     pgbackrest,
     planning,
@@ -75,7 +76,7 @@ def make(
     ):
         repository.make(settings.TARGET, chosen.shown, chosen.stack, passphrase)
         with opened("", asked=False) as found:
-            repository.check_owner(found, chosen.stack)
+            repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
             made = making.make_set(chosen, found, full)
     manifest = made.manifest
     rows = sum(table.rows for table in manifest.figures.tables.values())
@@ -175,7 +176,7 @@ def remove(names: Annotated[list[str], typer.Argument(metavar="SET...", help="na
         repository.alone(settings.TARGET, chosen.shown, repository.OBJECTS_LOCK, waits=True),
         opened("", asked=False) as found,
     ):
-        repository.check_owner(found, chosen.stack)
+        repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
         freed = removal.remove(found, [found.choose(name) for name in names])
     print(f"{', '.join(names)}: removed, {show_size(freed)} of copies of objects freed")
 
@@ -185,27 +186,37 @@ def remove(names: Annotated[list[str], typer.Argument(metavar="SET...", help="na
 def prepare() -> None:
     """Say what is wrong with the folder of backups; WAL is archived if there is a set that it goes with."""
     chosen, passphrase = settings.load(), settings.read_passphrase()
-    # (what Postgres hands its WAL to needs it, whatever else is wrong)
     pgbackrest.configure(settings.TARGET, passphrase)
-    if not (settings.TARGET / repository.IDENTITY).exists():
-        # Without a backup WAL is of no use, and would only fill the disk.
+    # Without a backup WAL is of no use, and would only fill the disk; into another's backups none may come.
+    ARCHIVING.unlink(missing_ok=True)
+    if (settings.TARGET / repository.IDENTITY).exists():
+        repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
+        ARCHIVING.touch()
+        with opened("", asked=False):
+            pass
+
+
+def check_own(chosen: settings.Settings) -> None:
+    """Let no WAL come into the backups of another database. Raises FaultError."""
+    try:
+        repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
+    except FaultError:
         ARCHIVING.unlink(missing_ok=True)
-        return
-    ARCHIVING.touch()
-    with opened("", asked=False) as found:
-        repository.check_owner(found, chosen.stack)
+        raise
 
 
 @app.command("pass", hidden=True)
 def copy_between() -> None:
-    """Copy the objects that came since the last set."""
+    """Copy the objects that came since the last set; print what is wrong with the WAL."""
     chosen = settings.load()
+    if fault := database.find_archive_fault():
+        print(fault)
     try:
         with (
             repository.alone(settings.TARGET, chosen.shown, repository.OBJECTS_LOCK),
             opened("", asked=False) as found,
         ):
-            repository.check_owner(found, chosen.stack)
+            check_own(chosen)
             if sets := found.find_sets():
                 since = datetime.fromtimestamp(found.read(sets[0]).moment, UTC)
                 source = capture.Source(found, capture.open_bucket(chosen.store))
@@ -265,6 +276,11 @@ def plan(
     """Verify a set, and print how it is brought back: its name, pgBackRest's label, type and target, keys or none."""
     with opened(source, asked) as found:
         chosen = planning.make_plan(found, name, at)
+        kind = settings.load().store.kind
+        if unfit := planning.find_unfit_keys(kind, chosen.items):
+            raise FaultError(
+                f"{kind} can't hold {len(unfit)} of the objects, the first is {unfit[0]!r}: choose another store"
+            )
         if not at:
             read = verification.verify(found, chosen.manifest)
         else:

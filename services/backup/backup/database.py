@@ -20,6 +20,7 @@ from tracking import hold
 MANY_ROWS = 200_000
 TRIES = 40
 HOLD_SECONDS = 60
+SEGMENT_MB = 16
 ARCHIVE_SECONDS = 90
 
 TABLES = """
@@ -168,3 +169,17 @@ def wait_for_archive(segment: str) -> None:
         f"Postgres has not handed over WAL {segment} within {ARCHIVE_SECONDS} s ({row.failed_count} failures, the last "
         f"of {row.last_failed_wal}): ./stack logs postgres says why"
     )
+
+
+def find_archive_fault() -> str | None:
+    """Return what is wrong with the handing over of WAL, None for nothing."""
+    asked = text(
+        "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') AS fails, last_failed_wal, "
+        "(SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') AS waiting FROM pg_stat_archiver"
+    )
+    engine = sqlalchemy.create_engine(database_uri("postgres"), poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        row: Any = connection.execute(asked).one()
+    if not row.fails:
+        return None
+    return f"Postgres can't hand over {row.last_failed_wal}, {row.waiting * SEGMENT_MB} MB wait: ./stack logs postgres"

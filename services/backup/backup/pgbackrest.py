@@ -69,6 +69,13 @@ def find_backups() -> list[dict[str, Any]]:
     return [backup for stanza in found for backup in stanza.get("backup", [])]
 
 
+def find_system() -> int | None:
+    """Return what Postgres calls the cluster that the backups are of, None without one."""
+    stanzas: list[dict[str, Any]] = json.loads(run("info", "--output=json"))
+    systems = [database["system-id"] for stanza in stanzas for database in stanza.get("db", [])]
+    return int(systems[-1]) if systems else None
+
+
 def make_backup(is_full: bool) -> dict[str, Any]:
     """Copy the files that changed since the last backup, or all; return what pgBackRest knows of the new one."""
     run("stanza-create")

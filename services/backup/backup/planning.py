@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import text
 
 from admin import moments
@@ -17,6 +21,10 @@ from backup import capture, database, making, pgbackrest
 from backup.manifest import Item, Manifest
 from backup.repository import Repository
 from backup.settings import PGDATA, SOCKET
+
+ARCHIVE = f"postgres/archive/{pgbackrest.STANZA}/"
+OWN_ARCHIVE = f"{ARCHIVE}{PGDATA.name}-"
+MIGRATIONS = {"mlflow": "store/db_migrations", "auth": "server/auth/db/migrations"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
     """Return how a set, or a moment after it, is brought back. Raises FaultError."""
     if not at:
         manifest = repository.read(repository.choose(name))
+        check_versions(manifest)
         return Plan(manifest, "name", manifest.target, manifest.live, [])
     moment = read_moment(at)
     manifests = [repository.read(each) for each in repository.find_sets()]
@@ -49,6 +58,7 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
     if not before:
         oldest = moments.write(datetime.fromtimestamp(manifests[0].moment, UTC)) if manifests else "nowhere"
         raise FaultError(f"--at {at!r} is before the first set: the backups begin at {oldest}")
+    check_versions(before[-1])
     check_archive(repository, before[-1], moment, at)
     # A later set knows of what was written, replaced or deleted in between.
     everything = [item for each in manifests for item in each.objects] + repository.read_passes()
@@ -57,6 +67,36 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
     items, missing = capture.choose_at(known.values(), moment)
     target = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
     return Plan(before[-1], "time", target, items, missing)
+
+
+def check_versions(manifest: Manifest) -> None:
+    """Refuse what this version's programs can't read. Raises FaultError."""
+    archived = [file.path for file in manifest.files if file.path.startswith(ARCHIVE)]
+    if other := [path for path in archived if not path.startswith(OWN_ARCHIVE)]:
+        raise FaultError(
+            f"set {manifest.name} is of another Postgres ({other[0]}), this one is {PGDATA.name}: use the version of "
+            "the stack that made it"
+        )
+    package = importlib.util.find_spec("mlflow")  # finds, doesn't import
+    folder = Path(str(package and package.origin)).parent
+    for database_name, migrations in MIGRATIONS.items():
+        config = Config()
+        config.set_main_option("script_location", str(folder / migrations))
+        revision = manifest.schemas[database_name]
+        try:
+            ScriptDirectory.from_config(config).get_revision(revision)
+        except CommandError:
+            raise FaultError(
+                f"set {manifest.name} has schema {revision} of {database_name}, which this version does not know: "
+                "use the version of the stack that made it, or a newer"
+            ) from None
+
+
+def find_unfit_keys(kind: str, items: list[Item]) -> list[str]:
+    """Return the keys that a store can't hold as they are."""
+    if kind != "seaweedfs":
+        return []
+    return [item.key for item in items if "\\" in item.key or "//" in item.key or item.key.startswith("/")]
 
 
 def read_moment(at: str) -> float:

@@ -16,7 +16,8 @@ import msgspec
 
 from admin import moments
 from admin.faults import FaultError
-from backup import manifest, programs
+from backup import manifest, pgbackrest, programs
+from backup.settings import PGDATA
 from backup.shelf import Shelf, ShelfError
 
 IDENTITY = "repository.json"
@@ -115,12 +116,10 @@ class Repository:
             raise FaultError(f"{self.shown} does not take what was written: {done.stderr.strip()}")
 
 
-@contextmanager
-def opened(folder: Path, shown: str, passphrase: str) -> Iterator[Repository]:
-    """Open a folder of backups. Raises FaultError that says why it can't be read."""
+def read_identity(folder: Path, shown: str) -> Identity:
+    """Return what a folder says of itself. Raises FaultError that says why it can't be read."""
     try:
-        content = (folder / IDENTITY).read_bytes()
-        identity = msgspec.json.decode(content, type=Identity)
+        return msgspec.json.decode((folder / IDENTITY).read_bytes(), type=Identity)
     except FileNotFoundError:
         raise FaultError(f"{shown} holds no backups: ./stack backup makes one, or name another folder") from None
     except PermissionError:
@@ -129,6 +128,12 @@ def opened(folder: Path, shown: str, passphrase: str) -> Iterator[Repository]:
         ) from None
     except (OSError, msgspec.DecodeError) as error:
         raise FaultError(f"{shown}/{IDENTITY} is damaged ({error}): take it from a copy of the folder") from None
+
+
+@contextmanager
+def opened(folder: Path, shown: str, passphrase: str) -> Iterator[Repository]:
+    """Open a folder of backups. Raises FaultError that says why it can't be read."""
+    identity = read_identity(folder, shown)
     if identity.format > manifest.FORMAT:
         raise FaultError(
             f"{shown} has format {identity.format}, this stack reads up to {manifest.FORMAT}: use a newer version"
@@ -175,13 +180,26 @@ def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
         ) from None
 
 
-def check_owner(repository: Repository, stack: str) -> None:
-    """Let two stacks not write into one folder. Raises FaultError."""
-    if repository.identity.stack != stack:
+def check_owner(folder: Path, shown: str, stack: str) -> None:
+    """Let no two stacks write into one folder, nor a new database beside the former one's. Raises FaultError."""
+    owner = read_identity(folder, shown).stack
+    if owner != stack:
         raise FaultError(
-            f"{repository.shown} has the backups of stack {repository.identity.stack!r}, this is {stack!r}: "
-            "set STACK_BACKUP_TO to another folder"
+            f"{shown} has the backups of stack {owner!r}, this is {stack!r}: set STACK_BACKUP_TO to another folder"
         )
+    if (known := pgbackrest.find_system()) and (own := read_system()) and own != known:
+        raise FaultError(
+            f"{shown} has the backups of another database ({known}, this one is {own}): ./stack restore brings it back, "
+            "or set STACK_BACKUP_TO to another folder"
+        )
+
+
+def read_system() -> int | None:
+    """Return what Postgres calls this cluster and its copies, None if there is none."""
+    try:
+        return int.from_bytes((PGDATA / "global/pg_control").read_bytes()[:8], "little")
+    except OSError:
+        return None
 
 
 @contextmanager

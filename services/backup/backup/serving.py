@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from backup import programs
 
@@ -63,17 +64,29 @@ class Schedule:
     def remember(self, is_good: bool, said: str, now: float) -> None:
         """Write down how a set of the schedule ended; one that failed is tried again later."""
         former = read_state()
-        state = {"tried": now, "made": now if is_good else former.get("made", 0), "fault": "" if is_good else said}
-        temporary = STATE.with_suffix(".new")
-        temporary.write_text(json.dumps(state))
-        temporary.replace(STATE)
+        made = now if is_good else former.get("made", 0)
+        write_state(former | {"tried": now, "made": made, "fault": "" if is_good else said})
         self.not_before = 0.0 if is_good else now + RETRY_SECONDS
 
 
-def read_state() -> dict[str, float]:
+def note_archive(said: str) -> None:
+    """Write down what is wrong with the WAL, "" for nothing."""
+    former = read_state()
+    if former.get("archive", "") != said:
+        write_state(former | {"archive": said})
+
+
+def write_state(state: dict[str, Any]) -> None:
+    """Write what ./stack status shows."""
+    temporary = STATE.with_suffix(".new")
+    temporary.write_text(json.dumps(state))
+    temporary.replace(STATE)
+
+
+def read_state() -> dict[str, Any]:
     """Return what the schedule did last."""
     try:
-        state: dict[str, float] = json.loads(STATE.read_text())
+        state: dict[str, Any] = json.loads(STATE.read_text())
     except (OSError, ValueError):
         return {}
     return state
@@ -91,8 +104,9 @@ def look_around(schedule: Schedule, next_pass: float) -> float:
     if ARCHIVING.exists() and time.monotonic() >= next_pass:
         start = time.monotonic()
         is_good, said = run("pass")
-        if not is_good:
+        if said:
             say(said)
+        note_archive(said if is_good else "")
         return time.monotonic() + max(PASS_SECONDS, SHARE * (time.monotonic() - start))
     return next_pass
 

@@ -130,21 +130,27 @@ class Shelf:
             raise ShelfError(json.loads(content).get("error", f"status {answer.status}"))
 
     def read(self, name: str) -> Iterator[bytes]:
-        """Yield the bytes of a file. Raises ShelfError, FileNotFoundError."""
-        answer = self._ask("GET", f"/[files:]/{quote(name)}")
-        if answer.status != OK:
-            answer.read()
+        """Yield the bytes of a file, by a connection of their own. Raises ShelfError, FileNotFoundError."""
+        connection = _Connection(self._socket)
+        try:
+            connection.request("GET", f"/[files:]/{quote(name)}")
+            answer = connection.getresponse()
             if answer.status == NOT_FOUND:
                 raise FileNotFoundError(name)
-            raise ShelfError(f"{name}: status {answer.status}")
-        try:
+            if answer.status != OK:
+                raise ShelfError(f"{name}: status {answer.status}")
+            missing = int(answer.headers["Content-Length"])
             while chunk := answer.read(CHUNK):
+                missing -= len(chunk)
                 yield chunk
+            if missing:  # (rclone found out on the way that it is damaged)
+                raise ShelfError(f"{name}: {missing} bytes of it can't be read")
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
             raise ShelfError(f"{name}: {error!r}") from error
         finally:
-            if not answer.isclosed():
-                self._local.connection.close()
+            connection.close()
 
     def read_all(self, name: str) -> bytes:
         """Return the bytes of a file. Raises ShelfError, FileNotFoundError."""
