@@ -187,13 +187,14 @@ def prepare() -> None:
     """Say what is wrong with the folder of backups; WAL is archived if there is a set that it goes with."""
     chosen, passphrase = settings.load(), settings.read_passphrase()
     pgbackrest.configure(settings.TARGET, passphrase)
-    # Without a backup WAL is of no use, and would only fill the disk; into another's backups none may come.
-    ARCHIVING.unlink(missing_ok=True)
-    if (settings.TARGET / repository.IDENTITY).exists():
-        repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
-        ARCHIVING.touch()
-        with opened("", asked=False):
-            pass
+    if not (settings.TARGET / repository.IDENTITY).exists():
+        # Without a backup WAL is of no use, and would only fill the disk.
+        ARCHIVING.unlink(missing_ok=True)
+        return
+    check_own(chosen)
+    ARCHIVING.touch()
+    with opened("", asked=False):
+        pass
 
 
 def check_own(chosen: settings.Settings) -> None:
