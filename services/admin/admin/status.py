@@ -152,7 +152,8 @@ def read_backups(text: str, now: datetime) -> Backups | None:
         f"the last one failed: {state['fault']}" if state["fault"] else "",
         f"WAL: {state['archive']}" if state["archive"] else "",
     ]
-    shown = f"{len(names)} backups, the newest {names[-1]} ({hours:.1f} h old); {plan}"
+    count = "1 backup" if len(names) == 1 else f"{len(names)} backups"
+    shown = f"{count}, the newest {names[-1]} ({hours:.1f} h old); {plan}"
     return Backups("; ".join([shown, *filter(None, faults)]), is_well=not any(faults))
 
 

@@ -12,11 +12,14 @@ from sqlalchemy.exc import OperationalError
 
 from admin.faults import FaultError, printable
 from backup.cli import app
+from backup.shelf import ShelfError
 
 try:
     app(prog_name="./stack backup")
 except FaultError as fault:
     sys.exit("\n".join(f"stack: {printable(line)}" for line in str(fault).splitlines()))
+except ShelfError as error:
+    sys.exit(f"stack: a file of the backups can't be written or read: {printable(str(error))}: is there space?")
 except OperationalError as error:
     reason = " ".join(str(error.orig).split())
     sys.exit(f"stack: the database can't be used: {printable(reason)}: ./stack status shows what is wrong")

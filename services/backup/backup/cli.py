@@ -114,7 +114,7 @@ def show(
 ) -> None:
     """List the sets, the newest last."""
     with opened(source, asked) as found:
-        manifests = [found.read(name) for name in found.find_sets()]
+        manifests = found.read_sets()
         begun = found.find_begun()
     if as_json:
         lines = [
@@ -210,8 +210,7 @@ def check_own(chosen: settings.Settings) -> None:
 def copy_between() -> None:
     """Copy the objects that came since the last set; print what is wrong with the WAL."""
     chosen = settings.load()
-    if fault := database.find_archive_fault():
-        print(fault)
+    fault = database.find_archive_fault()
     try:
         with (
             repository.alone(settings.TARGET, chosen.shown, repository.OBJECTS_LOCK),
@@ -222,8 +221,10 @@ def copy_between() -> None:
                 since = datetime.fromtimestamp(found.read(sets[0]).moment, UTC)
                 source = capture.Source(found, capture.open_bucket(chosen.store))
                 capture.copy_new(source, since, making.name_set(time.time(), sets))
+                fault = fault or planning.find_trouble(found, time.time())
     except repository.BusyError:
         return  # a backup copies them
+    print(fault or "")
 
 
 @app.command(hidden=True)
@@ -232,7 +233,7 @@ def scheduled() -> None:
     rules = retention.read_rules(os.environ.get("STACK_BACKUP_KEEP", ""))
     make()
     with opened("", asked=False) as found:
-        expired = retention.choose_expired({name: found.read(name).moment for name in found.find_sets()}, rules)
+        expired = retention.choose_expired({each.name: each.moment for each in found.read_sets()}, rules)
     if expired:
         remove(expired)
 

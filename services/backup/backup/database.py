@@ -87,21 +87,37 @@ def look() -> Figures:
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment of both databases.
+    """A moment of both databases, which stays to be seen until it was counted.
 
     Attributes:
         target: the restore point.
         segment: of WAL that it is in.
         time: by the database's clock, in seconds.
-        figures: of the rows.
-        schemas: revisions.
+        exact: whether nothing was written between what is seen and the restore point.
+        sequences: their last values.
+        connections: which see it.
     """
 
     target: str
     segment: str
     time: float
-    figures: Figures
-    schemas: dict[str, str]
+    exact: bool
+    sequences: dict[str, int | None]
+    connections: dict[str, sqlalchemy.Connection]
+
+    def count(self) -> tuple[Figures, dict[str, str]]:
+        """Count what there was, and return the schemas' revisions too."""
+        try:
+            figures = Figures(self.exact, count_rows(self.connections), self.sequences)
+            return figures, read_schemas(self.connections)
+        finally:
+            close(self.connections)
+
+
+def close(connections: dict[str, sqlalchemy.Connection]) -> None:
+    """Close connections."""
+    for connection in connections.values():
+        connection.close()
 
 
 @contextmanager
@@ -117,38 +133,32 @@ def held() -> Iterator[None]:
 
 
 def take_moment(name: str) -> Moment:
-    """Set a restore point, and count the rows as they are there.
+    """Set a restore point, beside connections that see the rows as they are there.
 
-    Writers go on. They are seen to have written nothing between the count's moment and the restore point if no
-    transaction was open at either of the two; where there always is one, the count is said not to be exact.
+    Writers go on. They are seen to have written nothing between the connections' moment and the restore point if no
+    transaction was open at either of the two; where there always is one, the moment is said not to be exact.
     """
     engine = sqlalchemy.create_engine(
         database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
     )
+    asked = text("SELECT pg_create_restore_point(:name), extract(epoch FROM clock_timestamp())")
+    seen = text("SELECT pg_current_snapshot()::text")
     with engine.connect() as marker:
         for attempt in range(TRIES):
-            before = marker.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
+            before = marker.execute(seen).scalar_one()
             connections = {database: connect(database) for database in DATABASES}
-            try:
-                sequences = read_sequences(connections)  # (from here on each sees one moment)
-                target = f"{name}-{attempt}"
-                lsn, now = marker.execute(
-                    text("SELECT pg_create_restore_point(:name), extract(epoch FROM clock_timestamp())"),
-                    {"name": target},
-                ).one()
-                after = marker.execute(text("SELECT pg_current_snapshot()::text")).scalar_one()
-                lowest, highest, _ = before.split(":")
-                exact = before == after and lowest == highest
-                if exact or attempt == TRIES - 1:
-                    segment = marker.execute(text("SELECT pg_walfile_name(:lsn)"), {"lsn": lsn}).scalar_one()
-                    marker.execute(text("SELECT pg_switch_wal()"))
-                    figures = Figures(exact, count_rows(connections), sequences)
-                    return Moment(target, segment, float(now), figures, read_schemas(connections))
-            finally:
-                for connection in connections.values():
-                    connection.close()
+            sequences = read_sequences(connections)  # (from here on each sees one moment)
+            target = f"{name}-{attempt}"
+            lsn, now = marker.execute(asked, {"name": target}).one()
+            lowest, highest, _ = before.split(":")
+            exact = before == marker.execute(seen).scalar_one() and lowest == highest
+            if exact or attempt == TRIES - 1:
+                break
+            close(connections)
             time.sleep(0.01 * (attempt % 5))
-    raise AssertionError  # (the last attempt returns)
+        segment = marker.execute(text("SELECT pg_walfile_name(:lsn)"), {"lsn": lsn}).scalar_one()
+        marker.execute(text("SELECT pg_switch_wal()"))
+    return Moment(target, segment, float(now), exact, sequences, connections)
 
 
 def wait_for_archive(segment: str) -> None:

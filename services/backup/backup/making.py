@@ -84,6 +84,8 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
         moment = database.take_moment(name)
         objects, more = capture.capture(source, known, since, progress.report, may_vanish=False)
     held = time.monotonic() - start
+    progress.say("counting rows")
+    figures, schemas = moment.count()
     database.wait_for_archive(moment.segment)
     progress.say("computing checksums of the database's files")
     files = list_files(repository, backup["label"], backup["archive"]["start"], moment.segment)
@@ -95,12 +97,12 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
         begun=begun,
         moment=moment.time,
         ended=time.time(),
-        schemas=moment.schemas,
+        schemas=schemas,
         label=backup["label"],
         target=moment.target,
         files=files,
         objects=objects,
-        figures=moment.figures,
+        figures=figures,
         fingerprints=read_fingerprints(),
         keys=read_keys() if repository.identity.is_encrypted else None,
         copied=copied + more,

@@ -115,6 +115,18 @@ def count_up(first: str, last: str) -> list[str]:
     ]
 
 
+def find_gap(folder: Path, first: str) -> tuple[str | None, Path]:
+    """Return which segment after one is the first to be missing, None for none, and the last one of that timeline.
+
+    Raises FaultError if the archive has nothing of it.
+    """
+    segments = find_segments(folder)
+    last = max((segment for segment in segments if segment[:8] == first[:8] and segment >= first), default=None)
+    if last is None:
+        raise FaultError(f"WAL {first} is not in the archive: make a backup anew")
+    return next((each for each in count_up(first, last) if each not in segments), None), segments[last]
+
+
 def find_files(folder: Path, label: str, first: str, last: str) -> list[Path]:
     """Return the files that bring a backup back and replay WAL up to a segment. Raises FaultError if one is missing.
 

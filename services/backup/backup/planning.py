@@ -22,6 +22,7 @@ from backup.manifest import Item, Manifest
 from backup.repository import Repository
 from backup.settings import PGDATA, SOCKET
 
+LONG_DAYS = 8  # without a set: WAL is removed with the sets that it goes with
 ARCHIVE = f"postgres/archive/{pgbackrest.STANZA}/"
 OWN_ARCHIVE = f"{ARCHIVE}{PGDATA.name}-"
 MIGRATIONS = {"mlflow": "store/db_migrations", "auth": "server/auth/db/migrations"}
@@ -53,7 +54,7 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
         check_versions(manifest)
         return Plan(manifest, "name", manifest.target, manifest.live, [])
     moment = read_moment(at)
-    manifests = [repository.read(each) for each in repository.find_sets()]
+    manifests = repository.read_sets()
     before = [each for each in manifests if each.moment <= moment and (name is None or each.name <= name)]
     if not before:
         oldest = moments.write(datetime.fromtimestamp(manifests[0].moment, UTC)) if manifests else "nowhere"
@@ -112,22 +113,28 @@ def read_moment(at: str) -> float:
 
 def check_archive(repository: Repository, manifest: Manifest, moment: float, at: str) -> None:
     """See whether the WAL goes on from a set to a moment. Raises FaultError."""
-    segments = pgbackrest.find_segments(repository.folder)
-    last = max((segment for segment in segments if segment[:8] == first_log(manifest)), default=None)
-    if last is None:
-        raise FaultError(f"set {manifest.name} has no WAL in the archive: choose another set")
-    start = max(Path(file.path).name[:24] for file in manifest.files if "/archive/" in f"/{file.path}")
-    if gaps := [segment for segment in pgbackrest.count_up(start, last) if segment not in segments]:
-        raise FaultError(f"the WAL after set {manifest.name} has a gap at {gaps[0]}: choose a set, without --at")
-    end = segments[last].stat().st_mtime
+    gap, last = pgbackrest.find_gap(repository.folder, find_last_segment(manifest))
+    if gap:
+        raise FaultError(f"the WAL after set {manifest.name} has a gap at {gap}: choose a set, without --at")
+    end = last.stat().st_mtime
     if moment > end:
         shown = moments.write(datetime.fromtimestamp(end, UTC))
         raise FaultError(f"--at {at!r} is after the end of the archived WAL ({shown}): choose an earlier moment")
 
 
-def first_log(manifest: Manifest) -> str:
-    """Return the timeline of a set."""
-    return max(Path(file.path).name[:8] for file in manifest.files if "/archive/" in f"/{file.path}")
+def find_last_segment(manifest: Manifest) -> str:
+    """Return the segment of WAL that a set's moment is in."""
+    return max(Path(file.path).name[:24] for file in manifest.files if file.path.startswith(ARCHIVE))
+
+
+def find_trouble(repository: Repository, now: float) -> str | None:
+    """Return what is wrong with what comes after the newest set, None for nothing."""
+    manifest = repository.read(repository.choose(None))
+    gap, _ = pgbackrest.find_gap(repository.folder, find_last_segment(manifest))
+    if gap:
+        return f"it has a gap at {gap}, after set {manifest.name}: ./stack backup begins anew"
+    days = (now - manifest.moment) / 86400
+    return f"it piles up since the newest set, {days:.0f} days ago: ./stack backup" if days > LONG_DAYS else None
 
 
 def describe_state() -> str:

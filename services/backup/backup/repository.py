@@ -90,6 +90,17 @@ class Repository:
             )
         return found
 
+    def read_sets(self) -> list[manifest.Manifest]:
+        """Return all sets that are whole, the oldest first. Raises FaultError."""
+        found = []
+        for name in self.find_sets():
+            try:
+                found.append(self.read(name))
+            except FaultError:
+                if name in self.find_sets():  # (else somebody removed it meanwhile)
+                    raise
+        return found
+
     def read_passes(self, after: str = "") -> list[manifest.Item]:
         """Return what the store had between sets, of passes with later names. Raises FaultError."""
         names = sorted(name for path in self.shelf.list(PASSES) if (name := Path(path).name) > after)
