@@ -57,7 +57,7 @@ def test_the_stack_runs_no_store_of_its_own(outside: Deployment) -> None:
     services = json.loads(outside.compose("config", "--format", "json"))["services"]
     assert "objectstore" not in services
     running = outside.compose("ps", "--services").split()
-    assert sorted(running) == ["follower", "mlflow", "nginx", "postgres", "serving"]
+    assert sorted(running) == ["backup", "follower", "mlflow", "nginx", "postgres", "serving"]
 
 
 def test_models_are_trained_into_the_external_store_and_load(

@@ -328,23 +328,25 @@ def compare(name: Name = None, source: From = "", asked: Asked = False, at: At =
     bucket = capture.open_bucket(settings.load().store)
     with opened(source, asked) as found:
         chosen = planning.make_plan(found, name, at)
-    figures = restoring.look_at_rows()
-    lines = restoring.compare_objects(bucket, chosen.items)
+    figures, objects = restoring.look_at_rows(), restoring.compare_objects(bucket, chosen.items)
+    is_counted = not at and chosen.manifest.figures.exact
     if at:
         note("between two sets nothing was counted: of the rows it is only said what is there now")
-        lines = [
-            restoring.Line(name, "", str(table.rows), True) for name, table in figures.tables.items() if table.rows
-        ] + lines
+        rows = [restoring.Line(name, "", str(table.rows), True) for name, table in figures.tables.items() if table.rows]
     else:
-        lines = restoring.compare_figures(chosen.manifest.figures, figures) + lines
+        rows = restoring.compare_figures(chosen.manifest.figures, figures)
         planning.note_keys(chosen.manifest, note)
-    rows = [
-        (line.what, line.wanted, line.found, "DIFFERENT" if not line.is_same else "same" if line.wanted else "")
-        for line in lines
-    ]
-    report.print_table(("WHAT", "BACKUP", "RESTORED", ""), rows, frozenset({"BACKUP", "RESTORED"}))
-    different = [line.what for line in lines if not line.is_same]
-    if different and not (at or chosen.manifest.figures.exact) and all("." in what for what in different):
-        note("somebody wrote while the rows were counted: these figures are of a moment just before")
-    elif different:
+        if not is_counted:
+            note("somebody always wrote while the set was made: its rows were counted a moment before it")
+    cells = [(line.what, line.wanted, line.found, describe(line, line in objects or is_counted)) for line in rows + objects]
+    report.print_table(("WHAT", "BACKUP", "RESTORED", ""), cells, frozenset({"BACKUP", "RESTORED"}))
+    different = [line.what for line in (rows if is_counted else []) + objects if not line.is_same]
+    if different:
         raise FaultError(f"what was brought back differs from the set: {', '.join(different)}")
+
+
+def describe(line: restoring.Line, is_certain: bool) -> str:
+    """Return how a line of the comparison came out, in a word."""
+    if not line.wanted:
+        return ""
+    return "same" if line.is_same else "DIFFERENT" if is_certain else "about"
