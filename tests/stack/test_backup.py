@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import threading
@@ -173,8 +174,11 @@ def scene(make_deployment: Callable[..., Deployment], tmp_path_factory: pytest.T
 
 @pytest.fixture(scope="module")
 def copy(make_deployment: Callable[..., Deployment]) -> Deployment:
-    """A checkout on what might be another machine."""
-    return make_deployment("brought", STACK_SERVE=WINE)
+    """A checkout on what might be another machine; its disk for backups of its own is too small."""
+    made = make_deployment("brought", STACK_SERVE=WINE, COMPOSE_FILE="docker-compose.yml:small.yml")
+    small = "{type: tmpfs, device: tmpfs, o: size=3m}"
+    (made.root / "small.yml").write_text(f"volumes:\n  backups:\n    driver: local\n    driver_opts: {small}\n")
+    return made
 
 
 def test_nothing_of_the_backup_is_readable_without_the_passphrase(scene: Scene) -> None:
@@ -338,6 +342,22 @@ def predict(stack: Deployment, client: Client) -> Any:
     return answer.json() if answer.status_code == 200 else None
 
 
+def check_ledger(client: Client, writers: Writers, moment: float) -> dict[str, dict[str, str]]:
+    """Fail unless all that was acknowledged before a moment is there, with its files, and nothing that came after it."""
+    runs = client.find_runs()
+    acknowledged = {run for _, at, run in writers.ledger if at < moment}
+    later = {run for begun, _, run in writers.ledger if begun > moment}
+    assert acknowledged - runs.keys() == set()
+    assert later & runs.keys() == set()
+    assert min(len(acknowledged), len(later)) >= 5
+    for run, tags in runs.items():
+        for name in ("kept", "passing"):
+            if tags.get(name) == "there":
+                answer = client.ask("GET", client.locate(run, name))
+                assert (answer.status_code, answer.content) == (200, f"{name} of {run}".encode()), (run, name)
+    return runs
+
+
 def test_another_stack_has_exactly_what_was_there(scene: Scene, copy: Deployment) -> None:
     result = copy.run(
         "restore", f"{scene.carried}/{scene.name}", "--passphrase-file", str(scene.passphrase), timeout=400
@@ -347,18 +367,7 @@ def test_another_stack_has_exactly_what_was_there(scene: Scene, copy: Deployment
     assert "mlflow.public.runs" in result.stdout
     assert "objects with the same SHA-256" in result.stdout
     client = Client(copy)
-    runs = client.find_runs()
-    acknowledged = {run for _, at, run in scene.writers.ledger if at < scene.moment}
-    later = {run for begun, _, run in scene.writers.ledger if begun > scene.moment}
-    assert len(acknowledged) >= 10
-    assert len(later) >= 5
-    assert acknowledged - runs.keys() == set()
-    assert later & runs.keys() == set()
-    for run, tags in runs.items():
-        for name in ("kept", "passing"):
-            if tags.get(name) == "there":
-                answer = client.ask("GET", client.locate(run, name))
-                assert (answer.status_code, answer.content) == (200, f"{name} of {run}".encode()), (run, name)
+    runs = check_ledger(client, scene.writers, scene.moment)
     assert any("passing" in tags for tags in runs.values())
     # Users with their passwords and roles, models with versions and alias, and what is served.
     for name, status in (("ann", 200), ("bob", 403)):
@@ -369,6 +378,42 @@ def test_another_stack_has_exactly_what_was_there(scene: Scene, copy: Deployment
     assert found[0]["registered_model"]["aliases"]
     wait_until(lambda: predict(copy, client) is not None, "a prediction")
     assert predict(copy, client) == predict(scene.source, scene.client)
+
+
+def test_a_full_disk_of_backups_ends_the_backup_with_one_line_and_users_go_on(scene: Scene, copy: Deployment) -> None:
+    result = copy.run("backup")
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("stack: ")
+    assert "space" in last
+    assert "Traceback" not in result.stderr
+    listed = json.loads(copy.check("backup", "list", "--json"))
+    assert listed["sets"] == []
+    assert len(listed["incomplete"]) == 1
+    refused = copy.run("backup", "verify", listed["incomplete"][0])
+    assert "is incomplete: its backup did not end" in refused.stderr
+    client = Client(copy)
+    run = client.make_run()
+    assert client.ask("PUT", client.locate(run, "after"), data=b"it").status_code == 200
+
+
+def test_round_after_round_is_what_was_there(scene: Scene, copy: Deployment, soak: bool) -> None:
+    chance = random.Random(9)
+    folder = scene.carried.with_name("rounds")
+    folder.mkdir()
+    for _ in range(20 if soak else 0):
+        with Writers(scene.source) as writers:
+            wait_until(lambda: len(writers.ledger) >= 8, "runs")  # noqa: B023
+            time.sleep(chance.uniform(0, 2))
+            said = scene.source.check("backup", "--to", str(folder))
+            count = len(writers.ledger)
+            wait_until(lambda: len(writers.ledger) >= count + 8, "more runs")  # noqa: B023
+        name = said.split()[1]
+        [moment] = [each["moment"] for each in list_sets(scene.source) if each["name"] == name]
+        copy.check("destroy", "--yes")
+        copy.known_login.clear()
+        copy.check("restore", str(folder), "--passphrase-file", str(scene.passphrase), timeout=600)
+        check_ledger(Client(copy), writers, moment)
 
 
 def test_what_comes_between_two_sets_is_copied(scene: Scene) -> None:
@@ -424,9 +469,14 @@ def test_an_accidental_delete_is_undone_to_the_second(scene: Scene) -> None:
     source.compose("restart", "postgres")
     source.compose("start", "backup")
     wait_until(lambda: is_served(client), "the server")
-    time.sleep(1.1)
-    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-    time.sleep(1.1)
+    with Writers(source) as writers:
+        wait_until(lambda: len(writers.ledger) >= 8, "runs")
+        time.sleep(1.1)
+        now = datetime.now(UTC)
+        count = len(writers.ledger)
+        wait_until(lambda: len(writers.ledger) >= count + 8, "more runs")
+        time.sleep(1.1)
+    moment = now.isoformat(timespec="milliseconds")
     after = client.make_run(experiment)
     assert client.ask("DELETE", client.locate(before, "file", experiment)).status_code == 200
     client.post("experiments/delete", experiment_id=experiment)
@@ -438,10 +488,16 @@ def test_an_accidental_delete_is_undone_to_the_second(scene: Scene) -> None:
     assert before in runs
     assert after not in runs
     assert client.ask("GET", client.locate(before, "file", experiment)).content == b"precious"
+    check_ledger(client, writers, now.timestamp())
+
+
+def list_sets(stack: Deployment) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(stack.check("backup", "list", "--json"))["sets"]
+    return found
 
 
 def find_sets(stack: Deployment) -> list[str]:
-    return [each["name"] for each in json.loads(stack.check("backup", "list", "--json"))["sets"]]
+    return [each["name"] for each in list_sets(stack)]
 
 
 def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) -> None:

@@ -146,9 +146,14 @@ def test_a_moment_has_what_a_reader_saw_then() -> None:
     assert [item.key for item in missing] == ["lost"]
 
 
-def test_in_its_own_second_an_object_is_there_and_a_deletion_is_not() -> None:
-    seen, _ = capture.choose_at([version("a", 10.9), version("b", 1), version("b", 10.9, marker=True)], 10.5)
-    assert {item.key for item in seen} == {"a", "b"}
+@pytest.mark.parametrize("time", [10.0, 10.9])  # (stores tell whole seconds)
+def test_in_its_own_second_an_object_is_there_and_a_deletion_is_not(time: float) -> None:
+    history = [version("a", time), version("b", 1), version("b", time, marker=True)]
+    history += [version("c", 5), version("c", 5, marker=True), version("d", 5, marker=True), version("d", 5)]
+    seen, _ = capture.choose_at(history, 10.5)
+    assert {item.key for item in seen} == {"a", "b", "c", "d"}
+    seen, _ = capture.choose_at(history, 11)
+    assert {item.key for item in seen} == {"a", "c", "d"}
 
 
 # --------------------------------------------------------------------------------------------------------------- WAL

@@ -175,10 +175,15 @@ def choose_at(objects: Iterable[Item], moment: float) -> tuple[list[Item], list[
     seen: list[Item] = []
     missing: list[Item] = []
     for items in by_key.values():
-        before = [item for item in items if (item.time <= moment if item.is_marker else int(item.time) <= moment)]
-        if before and not (newest := max(before, key=lambda item: item.time)).is_marker:
+        before = [item for item in items if int(item.time) + item.is_marker <= moment]
+        if before and not (newest := max(before, key=order)).is_marker:
             (seen if newest.name else missing).append(newest)
     return seen, missing
+
+
+def order(item: Item) -> tuple[float, bool]:
+    """Return by what the versions of an object are in order: of the same second one that is there comes last."""
+    return item.time, not item.is_marker
 
 
 def report_nothing(_done: int, _all: int, _size: int) -> None:
