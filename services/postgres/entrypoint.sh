@@ -32,6 +32,7 @@ run_sql() { # data directory
 
 make_cluster() {
     [ -s "$PGDATA/PG_VERSION" ] && return
+    [ ! -e "$PGDATA.replaced" ] || fail "a restore was interrupted (what was there before is in $PGDATA.replaced): run ./stack restore again"
     new=$PGDATA.new # renamed when complete: an interrupted first start leaves no half-made cluster
     rm -rf "$new"
     "$bin/initdb" --pgdata="$new" --username=postgres --encoding=UTF8 --locale=C.UTF-8 --data-checksums --allow-group-access \

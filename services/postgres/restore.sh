@@ -59,8 +59,12 @@ if ! recover "$type" "$target"; then
     recover end '' || { tail -n 20 "$log" >&2 && fail "backup $label can't be replayed: the former database is untouched"; }
 fi
 settle
-rm -rf "$PGDATA.replaced"
-[ ! -e "$PGDATA" ] || mv "$PGDATA" "$PGDATA.replaced"
+sync
+# (killed between the two, there is the one or the other under another name, and entrypoint.sh makes no empty cluster)
+if [ -e "$PGDATA" ]; then
+    rm -rf "$PGDATA.replaced"
+    mv "$PGDATA" "$PGDATA.replaced"
+fi
 mv "$new" "$PGDATA"
 sync
 rm -rf "$PGDATA.replaced"
