@@ -19,6 +19,7 @@ import requests
 
 from stack.accounts import PASSWORD
 from stack.deployment import Deployment, wait_until
+from stack.external import HOST, PORT, External
 
 Login = tuple[str, str]
 WINE = "Wine_Elasticnet_Sklearn_Regressor"
@@ -414,6 +415,42 @@ def test_round_after_round_is_what_was_there(scene: Scene, copy: Deployment, soa
         copy.known_login.clear()
         copy.check("restore", str(folder), "--passphrase-file", str(scene.passphrase), timeout=600)
         check_ledger(Client(copy), writers, moment)
+
+
+def test_a_bucket_has_all_sets_and_gives_them_back(scene: Scene, external: External) -> None:
+    external.make_bucket()
+    # (by its address on the network that Docker gives to containers that name none)
+    subprocess.run(["docker", "network", "connect", "bridge", f"{external.name}-1"], check=True)
+    found = subprocess.run(["docker", "inspect", f"{external.name}-1"], check=True, capture_output=True, text=True).stdout
+    address = json.loads(found)[0]["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+    external.write_certificate((HOST, "127.0.0.1", address))
+    external.restart()
+    credentials = scene.source.root / "bucket-credentials"
+    external.write_credentials(external.limited, credentials)
+    with (scene.source.root / ".env").open("a") as file:
+        file.write(f"STACK_BACKUP_S3_ENDPOINT=https://{address}:{PORT}\nSTACK_BACKUP_S3_CA={external.authority}\n")
+        file.write("STACK_BACKUP_S3_CREDENTIALS=./bucket-credentials\n")
+    url = f"s3://{external.bucket}/of/the tests".replace(" ", "-")
+    said = scene.source.check("backup", "--to", url)
+    name = said.split()[1]
+    assert said.splitlines()[-1] == f"Bring it back: ./stack restore {url}/{name} --into NAME, or --replace"
+    client = external.connect(external.root)
+    keys = {item["Key"] for item in client.list_objects_v2(Bucket=external.bucket, Prefix="of/the-tests/")["Contents"]}
+    assert f"of/the-tests/files/sets/{name}.bin" in keys
+    # What is damaged there is found when it is fetched, and nothing has changed.
+    key = next(key for key in sorted(keys) if "/files/objects/" in key)
+    content = bytearray(client.get_object(Bucket=external.bucket, Key=key)["Body"].read())
+    content[-1] ^= 1
+    client.put_object(Bucket=external.bucket, Key=key, Body=bytes(content))
+    refused = scene.source.run("restore", url, "--replace", timeout=300)
+    assert refused.returncode == 1
+    assert "nothing was changed" in refused.stderr
+    assert "damaged" in refused.stderr
+    assert is_served(scene.client)
+    external.write_credentials(external.reader, credentials)
+    refused = scene.source.run("backup", "--to", f"{url}-2")
+    assert refused.returncode == 1
+    assert f"{url}-2 can't be used: " in refused.stderr
 
 
 def test_what_comes_between_two_sets_is_copied(scene: Scene) -> None:

@@ -20,6 +20,7 @@ from artifacts import report
 from artifacts.objects import Bucket
 from backup import (
     capture,
+    carrying,
     copying,
     database,
     making,
@@ -253,6 +254,24 @@ def copy(name: Annotated[str, typer.Argument()], to: Annotated[str, typer.Option
         f"{read.seconds:.1f} s"
     )
     print(f"Bring it back: ./stack restore {to}/{name} --into NAME, or --replace")
+
+
+def open_place(url: str) -> carrying.Place:
+    """Return a place in a bucket; its credentials come by standard input."""
+    chosen = (os.environ.get(f"STACK_BACKUP_S3_{name}", "") for name in ("ENDPOINT", "REGION"))
+    return carrying.open_place(url, *chosen, sys.stdin.read())
+
+
+@app.command(hidden=True)
+def carry(url: str) -> None:
+    """Copy the folder of backups into a bucket, and read every byte there again."""
+    carrying.carry(settings.TARGET, open_place(url))
+
+
+@app.command(hidden=True)
+def fetch(url: str) -> None:
+    """Copy a folder of backups from a bucket."""
+    carrying.fetch(open_place(url), settings.TARGET)
 
 
 # ------------------------------------------------------------------------------------ steps of ./stack restore, in turn
