@@ -58,8 +58,8 @@ def find_known(repository: Repository) -> Known:
 
 def find_history(repository: Repository) -> list[Item]:
     """Return all that the store had at the newest set's moment, and what was seen in it after that."""
-    sets = repository.find_sets()
-    return repository.read(sets[-1]).objects + repository.read_passes(sets[-1]) if sets else []
+    sets = repository.read_sets()
+    return sets[-1].objects + repository.read_passes(sets[-1].name) if sets else []
 
 
 def copy_new(source: Source, since: datetime, name: str) -> int:

@@ -63,7 +63,7 @@ def opened(source: str, asked: bool) -> Iterator[Repository]:
 @app.command()
 def make(
     full: Annotated[
-        bool, typer.Option("--full", help="copy all files of the database, not only what has changed")
+        bool, typer.Option("--full", help="copy everything again, not only what has changed")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
@@ -116,7 +116,7 @@ def show(
     """List the sets, the newest last."""
     with opened(source, asked) as found:
         manifests = found.read_sets()
-        begun = found.find_begun()
+        begun, damaged = found.find_begun(), found.find_damaged()
     if as_json:
         lines = [
             {
@@ -129,7 +129,7 @@ def show(
             }
             for each in manifests
         ]
-        print(json.dumps({"sets": lines, "incomplete": begun}))
+        print(json.dumps({"sets": lines, "incomplete": begun, "damaged": damaged}))
         return
     rows = [
         (
@@ -143,7 +143,9 @@ def show(
             "full" if each.label.endswith("F") else "incremental",
         )
         for each in manifests
-    ] + [(name, "-", "-", "-", "-", "-", "-", "incomplete") for name in begun]
+    ]
+    rows += [(name, "-", "-", "-", "-", "-", "-", "incomplete") for name in begun]
+    rows += [(name, "-", "-", "-", "-", "-", "-", "DAMAGED") for name in damaged]
     columns = ("SET", "MOMENT", "AGE", "ROWS", "OBJECTS", "SIZE", "ADDED", "KIND")
     report.print_table(columns, sorted(rows), frozenset({"AGE", "ROWS", "OBJECTS", "SIZE", "ADDED"}))
 
@@ -219,7 +221,7 @@ def copy_between() -> None:
         ):
             check_own(chosen)
             if sets := found.find_sets():
-                since = datetime.fromtimestamp(found.read(sets[0]).moment, UTC)
+                since = datetime.fromtimestamp(making.find_beginning(found, time.time()), UTC)
                 source = capture.Source(found, capture.open_bucket(chosen.store))
                 capture.copy_new(source, since, making.name_set(time.time(), sets))
                 fault = fault or planning.find_trouble(found, time.time())

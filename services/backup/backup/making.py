@@ -70,9 +70,8 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     repository.shelf.write(f"{BEGUN}/{name}", [chosen.stack.encode()])
     ARCHIVING.touch()
     source = capture.Source(repository, capture.open_bucket(chosen.store))
-    oldest = repository.read(sets[0]).moment if sets else begun
-    since = datetime.fromtimestamp(oldest, UTC)
-    known: Known = capture.find_known(repository)
+    since = datetime.fromtimestamp(find_beginning(repository, begun), UTC)
+    known: Known = {} if is_full else capture.find_known(repository)
     progress.say(f"set {name}: copying objects that are new")
     _, copied = capture.capture(source, known, since, progress.report, may_vanish=True)
     progress.say("copying the database's files")
@@ -113,6 +112,11 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     repository.write_out()
     progress.say("the set is whole")
     return Made(made, held)
+
+
+def find_beginning(repository: Repository, otherwise: float) -> float:
+    """Return the moment of the first set: what was gone by then nobody brings back."""
+    return next((each.moment for each in repository.read_sets()), otherwise)
 
 
 def name_set(begun: float, sets: list[str]) -> str:

@@ -22,7 +22,9 @@ def remove(repository: Repository, names: list[str]) -> int:
         # The manifest first: a set that is half gone is none.
         repository.shelf.remove(f"{SETS}/{name}")
         repository.shelf.remove(f"{BEGUN}/{name}")
-    rest = [repository.read(each) for each in repository.find_sets()]
+    if damaged := repository.find_damaged():
+        raise FaultError(f"{', '.join(damaged)} can't be read, so it is not known what they need: remove them too")
+    rest = repository.read_sets()
     freed = remove_copies(repository, rest)
     if rest:
         remove_files(rest)

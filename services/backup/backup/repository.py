@@ -91,15 +91,23 @@ class Repository:
         return found
 
     def read_sets(self) -> list[manifest.Manifest]:
-        """Return all sets that are whole, the oldest first. Raises FaultError."""
-        found = []
+        """Return all sets that can be read, the oldest first: one that is damaged is in nobody's way."""
+        return self._sort_sets()[0]
+
+    def find_damaged(self) -> list[str]:
+        """Return the names of the others."""
+        return self._sort_sets()[1]
+
+    def _sort_sets(self) -> tuple[list[manifest.Manifest], list[str]]:
+        found: list[manifest.Manifest] = []
+        damaged: list[str] = []
         for name in self.find_sets():
             try:
                 found.append(self.read(name))
             except FaultError:
-                if name in self.find_sets():  # (else somebody removed it meanwhile)
-                    raise
-        return found
+                damaged.append(name)
+        there = self.find_sets() if damaged else []  # (one may have been removed meanwhile)
+        return found, [name for name in damaged if name in there]
 
     def read_passes(self, after: str = "") -> list[manifest.Item]:
         """Return what the store had between sets, of passes with later names. Raises FaultError."""
