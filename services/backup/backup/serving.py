@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess  # nosec B404: for its exception
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import Any
 from backup import programs
 
 TARGET, ARCHIVING = Path("/backups"), Path("/archiving/on")
-IDENTITY = TARGET / "repository.json"
+DATABASE = "/run/postgresql/.s.PGSQL.5432"
 STATE = TARGET / "schedule.json"  # what the schedule did last
 PASS_SECONDS = 60
 SHARE = 20  # of the time, a pass may take one part
@@ -79,8 +80,11 @@ def note_archive(said: str) -> None:
 def write_state(state: dict[str, Any]) -> None:
     """Write what ./stack status shows."""
     temporary = STATE.with_suffix(".new")
-    temporary.write_text(json.dumps(state))
-    temporary.replace(STATE)
+    try:
+        temporary.write_text(json.dumps(state))
+        temporary.replace(STATE)
+    except OSError as error:  # (WAL is to be taken all the same)
+        say(f"{STATE} can't be written: {error.strerror}")
 
 
 def read_state() -> dict[str, Any]:
@@ -92,8 +96,20 @@ def read_state() -> dict[str, Any]:
     return state
 
 
+def answers() -> bool:
+    """Return whether Postgres does."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(DATABASE)
+        except OSError:
+            return False
+    return True
+
+
 def look_around(schedule: Schedule, next_pass: float) -> float:
     """Do what is due; return when objects are copied next."""
+    if not answers():
+        return next_pass
     now = time.time()
     made = read_state().get("made", 0)
     # (the schedule's first day begins with a set at once: before it nothing can be brought back)
@@ -123,7 +139,8 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    schedule, next_pass = Schedule(os.environ.get("STACK_BACKUP_AT", "off")), 0.0
+    schedule = Schedule(os.environ.get("STACK_BACKUP_AT", "off"))
+    next_pass = time.monotonic() + PASS_SECONDS
     waits: Callable[[], int | None] = server.poll
     while waits() is None:
         next_pass = look_around(schedule, next_pass)
