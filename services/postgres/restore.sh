@@ -49,6 +49,10 @@ recover() { # type, target
 settle() { # ends the recovered server, and with it what the recovery was told
     "$bin/pg_ctl" --pgdata="$new" --wait --mode=fast --silent stop
     sed -i -e '/^restore_command/d' -e '/^recovery_target/d' -e '/^archive_mode/d' -e '/pgBackRest/d' "$new/postgresql.auto.conf"
+    # Nobody archived that a new timeline began: the server is to do it, or the next restore would take the same number.
+    for history in "$new"/pg_wal/*.history; do
+        [ ! -e "$history" ] || : >"$new/pg_wal/archive_status/${history##*/}.ready"
+    done
 }
 
 write_conf
