@@ -147,9 +147,15 @@ RUN --mount=type=cache,target=/root/.cache \
     /opt/uv/bin/pip install --no-deps --require-hashes --target /opt/rclone -r /tmp/requirements.txt
 
 FROM app AS backup
-# (of postgresql-common, which Debian's pgbackrest wants, nothing is used)
+# (Postgres: sets are brought back on trial. Of postgresql-common nothing is used.)
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
-    apt-get update && apt-get install -y --no-install-recommends pgbackrest \
+    mkdir -p /etc/postgresql-common \
+    && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.conf \
+    && apt-get update \
+    && apt-get install -y --no-install-recommends \
+        -o DPkg::Options::=--path-exclude='/usr/lib/*/libLLVM*' -o DPkg::Options::=--path-exclude='/usr/lib/*/libz3*' \
+        -o DPkg::Options::=--path-exclude='/usr/share/doc/*' -o DPkg::Options::=--path-exclude='/usr/share/locale/*' \
+        pgbackrest postgresql-17 \
     && ln -sf /tmp/pgbackrest.conf /etc/pgbackrest.conf \
     && install -d -o backup -g backup -m 0750 /backups && install -d -o backup -g backup -m 0755 /archiving
 COPY --from=rclone-wheel /opt/rclone/bin/rclone /usr/local/bin/rclone

@@ -15,4 +15,4 @@ try:
 except OSError:
     names = []
 state = {"sets": names, "at": os.environ.get("STACK_BACKUP_AT", "off")}
-print(json.dumps({"Backups": state | {name: done.get(name, "") for name in ("fault", "archive")}}))
+print(json.dumps({"Backups": state | {name: done.get(name, "") for name in ("fault", "archive", "untrue", "trial")}}))

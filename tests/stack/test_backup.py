@@ -545,10 +545,13 @@ def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) 
     scene.source.check("backup", "schedule", "00:00", "--keep", "1d")
     wait_until(lambda: len(sets := find_sets(scene.source)) == 1 and sets[0] > before[-1], "one set, a new one")
     [backup] = find_sets(scene.source)
-    assert "is whole" in scene.source.check("backup", "verify")
+    said = scene.source.check("backup", "verify", "--restore")
+    assert "is whole" in said
+    assert "Its database was brought back on trial, with " in said
+    assert not (scene.folder / "trial").exists()
     shown = scene.source.check("status").splitlines()[-1]
     assert shown.startswith(f"Backups: 1 backup, the newest {backup}")
-    assert shown.endswith("each day at 00:00 UTC")
+    assert "each day at 00:00 UTC" in shown
     result = scene.source.run("backup", "rm", backup)
     assert result.returncode == 1
     assert "is all there is" in result.stderr

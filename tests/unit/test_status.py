@@ -86,7 +86,7 @@ def test_a_reason_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
-STATE = {"sets": ["20261125T113000Z", "20261126T023000Z"], "at": "02:30", "fault": "", "archive": ""}
+STATE = {"sets": ["20261125T113000Z", "20261126T023000Z"], "at": "02:30", "fault": "", "archive": "", "untrue": "", "trial": ""}
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,8 @@ STATE = {"sets": ["20261125T113000Z", "20261126T023000Z"], "at": "02:30", "fault
         ({"sets": [], "at": "off"}, True, "no backup: ./stack backup makes one"),
         ({"fault": "the disk is full"}, False, "the last one failed: the disk is full"),
         ({"archive": "32 MB wait"}, False, "WAL: 32 MB wait"),
+        ({"untrue": "runs differ"}, False, "brought back on trial: runs differ"),
+        ({"trial": NOW.timestamp() - 86400}, True, "brought back on trial 1.0 days ago"),
     ],
 )
 def test_backups_that_are_late_or_fail_are_seen(change: dict[str, object], is_well: bool, part: str) -> None:

@@ -151,9 +151,13 @@ def read_backups(text: str, now: datetime) -> Backups | None:
         f"the newest is {hours:.0f} h old: LATE" if is_late else "",
         f"the last one failed: {state['fault']}" if state["fault"] else "",
         f"WAL: {state['archive']}" if state["archive"] else "",
+        f"the last one brought back on trial: {state['untrue']}" if state["untrue"] else "",
     ]
     count = "1 backup" if len(names) == 1 else f"{len(names)} backups"
     shown = f"{count}, the newest {names[-1]} ({hours:.1f} h old); {plan}"
+    if state["trial"]:
+        days = (now.timestamp() - state["trial"]) / 86400
+        shown += f"; brought back on trial {days:.1f} days ago"
     return Backups("; ".join([shown, *filter(None, faults)]), is_well=not any(faults))
 
 

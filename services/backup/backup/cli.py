@@ -31,6 +31,7 @@ from backup import (
     restoring,
     retention,
     settings,
+    trial,
     verification,
 )
 from backup.making import show_size
@@ -159,15 +160,24 @@ def show_age(seconds: float) -> str:
 
 
 @app.command()
-def verify(name: Name = None, source: From = "", asked: Asked = False) -> None:
+def verify(
+    name: Name = None,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="also bring its database back on trial, and compare it")
+    ] = False,
+) -> None:
     """Read every byte of a set again."""
-    with opened(source, asked) as found:
+    start = time.monotonic()
+    with opened("", asked=False) as found:
         manifest = found.read(found.choose(name))
         read = verification.verify(found, manifest)
+        rows = trial.try_out(found.folder, manifest) if restore else 0
     print(
         f"Set {manifest.name} is whole: {read.files} files of the database and {read.objects} objects read, "
         f"{show_size(read.size)} in {read.seconds:.1f} s"
     )
+    if restore:
+        print(f"Its database was brought back on trial, with {rows} rows as they were ({time.monotonic() - start:.1f} s)")
 
 
 @app.command("rm")
@@ -239,6 +249,12 @@ def scheduled() -> None:
         expired = retention.choose_expired({each.name: each.moment for each in found.read_sets()}, rules)
     if expired:
         remove(expired)
+
+
+@app.command("trial", hidden=True)
+def try_newest() -> None:
+    """Verify the newest set, and bring its database back on trial."""
+    verify(None, restore=True)
 
 
 @app.command(hidden=True)

@@ -26,6 +26,8 @@ STATE = TARGET / "schedule.json"  # what the schedule did last
 PASS_SECONDS = 60
 SHARE = 20  # of the time, a pass may take one part
 RETRY_SECONDS = 900
+DAY = 24 * 3600
+WEEK = 7 * DAY  # after which the newest set is brought back on trial again
 
 
 def say(text: str) -> None:
@@ -117,6 +119,15 @@ def look_around(schedule: Schedule, next_pass: float) -> float:
         is_good, said = run("scheduled")
         say(said)
         schedule.remember(is_good, said, now)
+    state = read_state()
+    if schedule.at != "off" and state.get("made") and now - max(state.get("trial", 0), state.get("trying", 0)) > WEEK:
+        is_good, said = run("trial")
+        say(said)
+        former = read_state()
+        # (one that failed is tried again the next day)
+        again = now if is_good else now - WEEK + DAY
+        done = {"trying": again, "trial": now if is_good else former.get("trial", 0), "untrue": "" if is_good else said}
+        write_state(former | done)
     if ARCHIVING.exists() and time.monotonic() >= next_pass:
         start = time.monotonic()
         is_good, said = run("pass")
