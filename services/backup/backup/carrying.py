@@ -22,7 +22,7 @@ AUTHORITY = Path("/ca.pem")
 CONFIG = SCRATCH / "carrying.conf"
 URL = re.compile(r"s3://(?P<place>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?)")
 # What is nobody else's, and what says that all else is there: that comes last.
-SKIPPED = ["/lock*", "*.new", "/schedule.json", "/files/begun/**"]
+SKIPPED = ["/lock*", "*.new", "/schedule.json", "/trial/**", "/files/begun/**"]
 LAST = [f"/{IDENTITY}", "*.info", "*.info.copy", "/files/passes/**", "/files/sets/**"]
 LIMITS = ["--transfers", "8", "--checkers", "8", "--retries", "3", "--low-level-retries", "5", "--contimeout", "10s"]
 SHOWN = 3

@@ -171,7 +171,9 @@ def verify(
     with opened("", asked=False) as found:
         manifest = found.read(found.choose(name))
         read = verification.verify(found, manifest)
-        rows = trial.try_out(found.folder, manifest) if restore else 0
+        if restore:
+            with repository.alone(found.folder, found.shown, repository.TRIAL_LOCK, waits=True):
+                rows = trial.try_out(found.folder, manifest)
     print(
         f"Set {manifest.name} is whole: {read.files} files of the database and {read.objects} objects read, "
         f"{show_size(read.size)} in {read.seconds:.1f} s"

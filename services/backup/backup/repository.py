@@ -21,8 +21,8 @@ from backup.settings import PGDATA
 from backup.shelf import Shelf, ShelfError
 
 IDENTITY = "repository.json"
-# Held by who makes or removes a set, and by who copies objects: a set, or what is copied between sets.
-LOCK, OBJECTS_LOCK = "lock", "lock.objects"
+# Held by who makes or removes a set; by who copies objects, for a set or between sets; by who has a set on trial.
+LOCK, OBJECTS_LOCK, TRIAL_LOCK = "lock", "lock.objects", "lock.trial"
 CHECK = "check"  # what only the right passphrase reads
 SETS, BEGUN, PASSES, OBJECTS = "sets", "begun", "passes", "objects"
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
@@ -185,7 +185,7 @@ def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
         return
     identity = Identity(manifest.FORMAT, str(uuid.uuid4()), stack, bool(passphrase), moments.write(datetime.now(UTC)))
     try:
-        if any(each.name not in ("lost+found", LOCK, OBJECTS_LOCK, "files", "postgres") for each in folder.iterdir()):
+        if any(each.name not in ("lost+found", LOCK, OBJECTS_LOCK, TRIAL_LOCK, "files", "postgres") for each in folder.iterdir()):
             raise FaultError(f"{shown} is not empty, and holds no backups: choose an empty folder")
         (folder / "files").mkdir(exist_ok=True)
         with Shelf(folder / "files", passphrase) as shelf:
