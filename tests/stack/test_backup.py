@@ -471,6 +471,30 @@ def is_served(client: Client) -> bool:
     return client.ask("GET", f"{API}/experiments/get?experiment_id=0").status_code == 200
 
 
+HOLD = "from backup import database\nwith database.held():\n    print('held', flush=True)\n    input()"
+
+
+def test_nobody_removes_artifacts_while_a_backup_takes_down_what_there_is(scene: Scene) -> None:
+    run = scene.client.make_run()
+    path = scene.client.locate(run, "file")
+    assert scene.client.ask("PUT", path, data=b"it").status_code == 200
+    command = ["docker", "compose", "exec", "-T", "backup", "python", "-c", HOLD]
+    with subprocess.Popen(
+        command, cwd=scene.source.root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as held:
+        assert held.stdout
+        assert held.stdout.readline() == "held\n"
+        answer = scene.client.ask("DELETE", path)
+        assert (answer.status_code, answer.json()["error_code"]) == (503, "TEMPORARILY_UNAVAILABLE")
+        assert "a backup is being made" in answer.json()["message"]
+        assert scene.client.ask("GET", path).content == b"it"
+        refused = scene.source.run("gc", "--apply")
+        assert (refused.returncode, refused.stderr) == (1, "stack: a backup is being made: wait for its end\n")
+        assert scene.client.ask("PUT", path, data=b"writers go on").status_code == 200
+        held.communicate("\n", timeout=30)
+    assert scene.client.ask("DELETE", path).status_code == 200
+
+
 def test_what_holds_runs_is_not_replaced_unless_told_to(scene: Scene) -> None:
     result = scene.source.run("restore", scene.name)
     assert result.returncode == 1
