@@ -169,7 +169,9 @@ def scene(make_deployment: Callable[..., Deployment], tmp_path_factory: pytest.T
         wait_until(lambda: len(writers.ledger) >= count + 5, "more runs")
     assert writers.faults == []
     [listed] = json.loads(source.check("backup", "list", "--json"))["sets"]
-    assert said.splitlines()[-1] == f"Bring it back: ./stack restore {carried}/{listed['name']} --into NAME, or --replace"
+    assert (
+        said.splitlines()[-1] == f"Bring it back: ./stack restore {carried}/{listed['name']} --into NAME, or --replace"
+    )
     return Scene(source, client, folder, carried, passphrase, writers, listed["name"], listed["moment"])
 
 
@@ -344,7 +346,7 @@ def predict(stack: Deployment, client: Client) -> Any:
 
 
 def check_ledger(client: Client, writers: Writers, moment: float) -> dict[str, dict[str, str]]:
-    """Fail unless all that was acknowledged before a moment is there, with its files, and nothing that came after it."""
+    """Fail unless all that was acknowledged before a moment is there, with its files, and nothing later."""
     runs = client.find_runs()
     acknowledged = {run for _, at, run in writers.ledger if at < moment}
     later = {run for begun, _, run in writers.ledger if begun > moment}
@@ -404,7 +406,7 @@ def test_round_after_round_is_what_was_there(scene: Scene, copy: Deployment, soa
     folder.mkdir()
     for _ in range(20 if soak else 0):
         with Writers(scene.source) as writers:
-            wait_until(lambda: len(writers.ledger) >= 8, "runs")  # noqa: B023
+            wait_until(lambda: len(writers.ledger) >= 8, "runs")
             time.sleep(chance.uniform(0, 2))
             said = scene.source.check("backup", "--to", str(folder))
             count = len(writers.ledger)
@@ -421,7 +423,9 @@ def test_a_bucket_has_all_sets_and_gives_them_back(scene: Scene, external: Exter
     external.make_bucket()
     # (by its address on the network that Docker gives to containers that name none)
     subprocess.run(["docker", "network", "connect", "bridge", f"{external.name}-1"], check=True)
-    found = subprocess.run(["docker", "inspect", f"{external.name}-1"], check=True, capture_output=True, text=True).stdout
+    found = subprocess.run(
+        ["docker", "inspect", f"{external.name}-1"], check=True, capture_output=True, text=True
+    ).stdout
     address = json.loads(found)[0]["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
     external.write_certificate((HOST, "127.0.0.1", address))
     external.restart()

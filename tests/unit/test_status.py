@@ -86,7 +86,14 @@ def test_a_reason_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
-STATE = {"sets": ["20261125T113000Z", "20261126T023000Z"], "at": "02:30", "fault": "", "archive": "", "untrue": "", "trial": ""}
+STATE = {
+    "sets": ["20261125T113000Z", "20261126T023000Z"],
+    "at": "02:30",
+    "fault": "",
+    "archive": "",
+    "untrue": "",
+    "trial": "",
+}
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""A folder of backups in a bucket too, and from there back: copied as it lies, so that nothing here needs the passphrase.
+"""A folder of backups in a bucket too, and from there back: as it lies, so that nothing here needs the passphrase.
 
-Nothing in the bucket is ever removed or, but for what pgBackRest changes, replaced: the key that the stack has for it needs
-no right to delete.
+Nothing in the bucket is ever removed or, but for what pgBackRest changes, replaced: the key that the stack has for it
+needs no right to delete.
 """
 
 from __future__ import annotations

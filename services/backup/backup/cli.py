@@ -63,9 +63,7 @@ def opened(source: str, asked: bool) -> Iterator[Repository]:
 
 @app.command()
 def make(
-    full: Annotated[
-        bool, typer.Option("--full", help="copy everything again, not only what has changed")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="copy everything again, not only what has changed")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Make a set of this moment's rows and artifacts."""
@@ -179,7 +177,9 @@ def verify(
         f"{show_size(read.size)} in {read.seconds:.1f} s"
     )
     if restore:
-        print(f"Its database was brought back on trial, with {rows} rows as they were ({time.monotonic() - start:.1f} s)")
+        print(
+            f"Its database was brought back on trial, with {rows} rows as they were ({time.monotonic() - start:.1f} s)"
+        )
 
 
 @app.command("rm")
@@ -278,8 +278,8 @@ def copy(name: Annotated[str, typer.Argument()], to: Annotated[str, typer.Option
 
 def open_place(url: str) -> carrying.Place:
     """Return a place in a bucket; its credentials come by standard input."""
-    chosen = (os.environ.get(f"STACK_BACKUP_S3_{name}", "") for name in ("ENDPOINT", "REGION"))
-    return carrying.open_place(url, *chosen, sys.stdin.read())
+    endpoint, region = (os.environ.get(f"STACK_BACKUP_S3_{name}", "") for name in ("ENDPOINT", "REGION"))
+    return carrying.open_place(url, endpoint, region, sys.stdin.read())
 
 
 @app.command(hidden=True)
@@ -377,7 +377,9 @@ def compare(name: Name = None, source: From = "", asked: Asked = False, at: At =
         planning.note_keys(chosen.manifest, note)
         if not is_counted:
             note("somebody always wrote while the set was made: its rows were counted a moment before it")
-    cells = [(line.what, line.wanted, line.found, describe(line, line in objects or is_counted)) for line in rows + objects]
+    cells = [
+        (line.what, line.wanted, line.found, describe(line, line in objects or is_counted)) for line in rows + objects
+    ]
     report.print_table(("WHAT", "BACKUP", "RESTORED", ""), cells, frozenset({"BACKUP", "RESTORED"}))
     different = [line.what for line in (rows if is_counted else []) + objects if not line.is_same]
     if different:

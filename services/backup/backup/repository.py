@@ -185,7 +185,10 @@ def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
         return
     identity = Identity(manifest.FORMAT, str(uuid.uuid4()), stack, bool(passphrase), moments.write(datetime.now(UTC)))
     try:
-        if any(each.name not in ("lost+found", LOCK, OBJECTS_LOCK, TRIAL_LOCK, "files", "postgres") for each in folder.iterdir()):
+        if any(
+            each.name not in ("lost+found", LOCK, OBJECTS_LOCK, TRIAL_LOCK, "files", "postgres")
+            for each in folder.iterdir()
+        ):
             raise FaultError(f"{shown} is not empty, and holds no backups: choose an empty folder")
         (folder / "files").mkdir(exist_ok=True)
         with Shelf(folder / "files", passphrase) as shelf:
@@ -208,8 +211,8 @@ def check_owner(folder: Path, shown: str, stack: str) -> None:
         )
     if (known := pgbackrest.find_system()) and (own := read_system()) and own != known:
         raise FaultError(
-            f"{shown} has the backups of another database ({known}, this one is {own}): ./stack restore brings it back, "
-            "or set STACK_BACKUP_TO to another folder"
+            f"{shown} has the backups of another database ({known}, this one is {own}): ./stack restore brings it "
+            "back, or set STACK_BACKUP_TO to another folder"
         )
 
 

@@ -43,7 +43,9 @@ def try_out(folder: Path, manifest: Manifest) -> int:
         remove(place)
     lines = restoring.compare_figures(manifest.figures, figures)
     if manifest.figures.exact and (different := [line.what for line in lines if not line.is_same]):
-        raise FaultError(f"set {manifest.name}, brought back on trial, differs from what it was: {', '.join(different)}")
+        raise FaultError(
+            f"set {manifest.name}, brought back on trial, differs from what it was: {', '.join(different)}"
+        )
     return sum(table.rows for table in figures.tables.values())
 
 
