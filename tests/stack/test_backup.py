@@ -204,49 +204,68 @@ key = settings.read_passphrase()
 folder = Path("/tmp/copy")
 
 def attempt(change, key=key):
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree("/backups", folder, symlinks=True)
-    change()
+    former = change()
     pgbackrest.configure(folder, key)
     try:
         with repository.opened(folder, "copy", key) as found:
             verification.verify(found, found.read(found.choose(None)))
     except FaultError as fault:
         return str(fault)
+    finally:
+        for path, content in former:
+            path.write_bytes(content)
     return "accepted"
 
+shutil.copytree("/backups", folder, symlinks=True)
+pgbackrest.configure(folder, key)
+with repository.opened(folder, "copy", key) as found:
+    [whole] = found.read_sets()
+
 def pick(pattern):
-    return sorted(path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size > 2)[-1]
+    # (of WAL what the set needs: more has come since)
+    named = [folder / file.path for file in whole.files if Path(file.path).match(pattern)]
+    return sorted(named or [path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size > 2])[-1]
 
 def flip(pattern, where):
     def change():
         path = pick(pattern)
-        content = bytearray(path.read_bytes())
-        content[int(len(content) * where)] ^= 1
-        path.write_bytes(content)
+        content = path.read_bytes()
+        place = int(len(content) * where)
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        return [(path, content)]
     return change
 
 def cut(pattern):
     def change():
         path = pick(pattern)
-        path.write_bytes(path.read_bytes()[:-2])
+        content = path.read_bytes()
+        path.write_bytes(content[:-2])
+        return [(path, content)]
     return change
 
 def lose(pattern):
-    return lambda: pick(pattern).unlink()
+    def change():
+        path = pick(pattern)
+        content = path.read_bytes()
+        path.unlink()
+        return [(path, content)]
+    return change
 
 def rewrite(**changes):
     def change():
+        path = pick("files/sets/*")
+        content = path.read_bytes()
         with repository.opened(folder, "copy", key) as found:
-            name = found.choose(None)
-            content = manifest.encode(msgspec.structs.replace(found.read(name), **changes))
-            found.shelf.write(f"sets/{name}", [content])
+            found.shelf.write(f"sets/{whole.name}", [manifest.encode(msgspec.structs.replace(whole, **changes))])
+        return [(path, content)]
     return change
 
 def edit(**changes):
     def change():
         path = folder / "repository.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        content = path.read_bytes()
+        path.write_text(json.dumps({**json.loads(content), **changes}))
+        return [(path, content)]
     return change
 
 kinds = {
@@ -254,14 +273,14 @@ kinds = {
     "WAL": "postgres/archive/main/17-1/*/*.zst", "a bundle": "postgres/backup/main/*F/bundle/*",
     "pgBackRest's manifest": "postgres/backup/main/*F/backup.manifest",
 }
-said = {"nothing": attempt(lambda: None)}
+said = {"nothing": attempt(list)}
 for kind, pattern in kinds.items():
     said[f"flipped at the end of {kind}"] = attempt(flip(pattern, 0.99))
     said[f"flipped in the middle of {kind}"] = attempt(flip(pattern, 0.5))
     said[f"truncated {kind}"] = attempt(cut(pattern))
     said[f"lost {kind}"] = attempt(lose(pattern))
-said["a wrong passphrase"] = attempt(lambda: None, "some other passphrase")
-said["no passphrase"] = attempt(lambda: None, "")
+said["a wrong passphrase"] = attempt(list, "some other passphrase")
+said["no passphrase"] = attempt(list, "")
 said["a newer set"] = attempt(rewrite(format=99))
 said["a newer folder"] = attempt(edit(format=99))
 said["a foreign set"] = attempt(rewrite(repository="of somebody else"))
