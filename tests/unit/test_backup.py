@@ -149,11 +149,18 @@ def test_a_moment_has_what_a_reader_saw_then() -> None:
 @pytest.mark.parametrize("time", [10.0, 10.9])  # (stores tell whole seconds)
 def test_in_its_own_second_an_object_is_there_and_a_deletion_is_not(time: float) -> None:
     history = [version("a", time), version("b", 1), version("b", time, marker=True)]
+    # (of the same second the first in the listing is the newer)
     history += [version("c", 5), version("c", 5, marker=True), version("d", 5, marker=True), version("d", 5)]
     seen, _ = capture.choose_at(history, 10.5)
-    assert {item.key for item in seen} == {"a", "b", "c", "d"}
+    assert {item.key for item in seen} == {"a", "b", "c"}
     seen, _ = capture.choose_at(history, 11)
-    assert {item.key for item in seen} == {"a", "c", "d"}
+    assert {item.key for item in seen} == {"a", "c"}
+
+
+def test_listings_are_one_history_with_what_there_is_of_copies() -> None:
+    before = [version("a", 2, copied=False), version("a", 1)]
+    after = [version("a", 3, marker=True), version("a", 2), version("a", 1, copied=False)]
+    assert capture.merge([after, before]) == [after[0], after[1], before[1]]
 
 
 # --------------------------------------------------------------------------------------------------------------- WAL

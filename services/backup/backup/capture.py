@@ -164,10 +164,22 @@ class Counted:
             yield chunk
 
 
+def merge(listings: Iterable[list[Item]]) -> list[Item]:
+    """Return the versions in listings of the store, the newest listing first; a copy that one of them has counts."""
+    known: dict[tuple[str, str, float], Item] = {}
+    for listing in listings:
+        for item in listing:
+            name = (item.key, item.version, item.time)
+            if name not in known or (known[name].name is None and item.name):
+                known[name] = item  # (in its place, if it has one)
+    return list(known.values())
+
+
 def choose_at(objects: Iterable[Item], moment: float) -> tuple[list[Item], list[Item]]:
     """Return what a reader saw at a moment, and what of it there is no copy of.
 
     Stores tell whole seconds: what was written in the moment's second counts as there, and a deletion in it as to come.
+    Of two versions of the same second the first one in the listing is the newer.
     """
     by_key: dict[str, list[Item]] = {}
     for item in objects:
@@ -176,14 +188,9 @@ def choose_at(objects: Iterable[Item], moment: float) -> tuple[list[Item], list[
     missing: list[Item] = []
     for items in by_key.values():
         before = [item for item in items if int(item.time) + item.is_marker <= moment]
-        if before and not (newest := max(before, key=order)).is_marker:
+        if before and not (newest := max(before, key=lambda item: item.time)).is_marker:
             (seen if newest.name else missing).append(newest)
     return seen, missing
-
-
-def order(item: Item) -> tuple[float, bool]:
-    """Return by what the versions of an object are in order: of the same second one that is there comes last."""
-    return item.time, not item.is_marker
 
 
 def report_nothing(_done: int, _all: int, _size: int) -> None:

@@ -62,10 +62,8 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
     check_versions(before[-1])
     check_archive(repository, before[-1], moment, at)
     # A later set knows of what was written, replaced or deleted in between.
-    everything = [item for each in manifests for item in each.objects] + repository.read_passes()
-    known = {(item.key, item.version, item.time): item for item in everything if item.name is None}
-    known |= {(item.key, item.version, item.time): item for item in everything if item.name}
-    items, missing = capture.choose_at(known.values(), moment)
+    listings = [repository.read_passes(), *(each.objects for each in reversed(manifests))]
+    items, missing = capture.choose_at(capture.merge(listings), moment)
     target = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
     return Plan(before[-1], "time", target, items, missing)
 
