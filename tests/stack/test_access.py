@@ -99,7 +99,7 @@ def test_a_viewer_reads_everything_and_makes_nothing(
     act_as(make_user("viewer"))
     experiment = client.get_experiment_by_name("Wine Regression")
     assert client.search_runs([experiment.experiment_id])
-    run = client.get_run(client.get_model_version_by_alias(WINE, "production").run_id)  # the newest may be another test's
+    run = client.get_run(client.get_model_version_by_alias(WINE, "production").run_id)  # another may be a test's
     assert client.list_artifacts(run.info.run_id)
     assert mlflow.artifacts.list_artifacts(run_id=run.info.run_id)
     attempts: list[Callable[[], Any]] = [
