@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from bench import (
+    backups,
     client,
     clients,
     effort,
@@ -114,6 +115,7 @@ class Subject(StrEnum):
     CLIENTS = "clients"
     UI = "ui"
     GROWTH = "growth"
+    BACKUP = "backup"
 
 
 # In this order: the last ones change what is in the database, or whether this stack runs.
@@ -125,8 +127,11 @@ WAYS: dict[Subject, tuple[str, Callable[[settings.Settings, stacks.Servers, effo
     Subject.LOGIN: ("Logging in", measure_login),
     Subject.UI: ("Loading pages in a browser", pages.measure),
     Subject.GROWTH: ("Asking as runs and metrics grow", growth.measure),
+    Subject.BACKUP: ("Backing up and bringing back", backups.measure),
 }
+LARGE = {Subject.GROWTH, Subject.BACKUP}  # they fill the disk by 10 GB: only when named
 FAULTS = (
+    backups.BackupError,
     clients.ClientError,
     gateway.TemplateError,
     guesses.GuessError,
@@ -138,7 +143,7 @@ FAULTS = (
 
 def main(
     subjects: Annotated[
-        list[Subject] | None, typer.Argument(help="default: all but growth, which fills the disk by 10 GB")
+        list[Subject] | None, typer.Argument(help="default: all but growth and backup, which fill the disk by 10 GB")
     ] = None,
     quick: Annotated[bool, typer.Option(help="a look whether it works: the figures mean little")] = False,
     full: Annotated[bool, typer.Option(help="longer, and 1,000 wrong logins of each kind")] = False,
@@ -146,6 +151,8 @@ def main(
     """Measure, and write figures.json, and plot.svg of the last subject that has one, into the scratch folder."""
     if quick and full:
         sys.exit("bench: --quick and --full exclude each other: choose one")
+    if set(subjects or ()) >= LARGE:
+        sys.exit("bench: growth and backup fill the same tables: name one of them")
     chosen = effort.QUICK if quick else effort.FULL if full else effort.USUAL
     place = settings.load()
     machine = find_machine()
@@ -153,7 +160,7 @@ def main(
     try:
         servers = stacks.prepare(place)
         for subject, (doing, measure) in WAYS.items():
-            if subject in (subjects or set(Subject) - {Subject.GROWTH}):
+            if subject in (subjects or set(Subject) - LARGE):
                 say("Starting this stack")
                 servers.start()
                 say(doing)

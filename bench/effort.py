@@ -22,6 +22,7 @@ class Effort:
         transfers: how often each is carried.
         files: how many small files a folder has.
         growth: pairs of how many runs and values of metrics the database has, from small to large.
+        backup: how many runs, values of each metric, objects, and bytes of the large one.
         page_loads: how many browsers load each page.
         client_divisor: by what the calls of MLflow's own client are fewer than bench/clients.py says.
     """
@@ -38,6 +39,7 @@ class Effort:
     transfers: int
     files: int
     growth: tuple[tuple[int, int], ...]
+    backup: tuple[int, int, int, int]
     page_loads: int
     client_divisor: int
 
@@ -55,6 +57,7 @@ QUICK = Effort(
     transfers=1,
     files=100,
     growth=((200, 20_000), (2_000, 200_000)),
+    backup=(500, 20, 200, 50_000_000),
     page_loads=1,
     client_divisor=5,
 )
@@ -71,6 +74,7 @@ USUAL = Effort(
     transfers=3,
     files=1000,
     growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
+    backup=(5_000, 100, 5_001, 1_000_000_000),
     page_loads=2,
     client_divisor=1,
 )
@@ -87,6 +91,7 @@ FULL = Effort(
     transfers=3,
     files=1000,
     growth=((1_000, 1_000_000), (10_000, 10_000_000), (100_000, 20_000_000)),
+    backup=(5_000, 100, 5_001, 1_000_000_000),
     page_loads=5,
     client_divisor=1,
 )
