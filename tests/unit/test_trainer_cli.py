@@ -316,7 +316,7 @@ def test_a_stopped_training_ends_its_run_as_killed_at_once(number: signal.Signal
         begin = time.monotonic()
         _, errors = child.communicate(timeout=10)
         assert time.monotonic() - begin < 5
-    assert child.returncode == code
+    assert child.returncode == code, errors
     assert errors.count("\n") == 1
     (made,) = list_runs()
     assert made.info.status == "KILLED"

@@ -70,11 +70,16 @@ class Shelf:
         command += ["--rc-server-read-timeout", "24h", "--rc-server-write-timeout", "24h"]
         self._process = programs.start(*command, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
-        while not Path(self._socket).exists():
+        while not self._is_listening():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise FaultError("rclone does not start: see ./stack logs backup")
             time.sleep(0.02)
         return self
+
+    def _is_listening(self) -> bool:
+        # (that the socket's file is there does not say so yet)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            return probe.connect_ex(self._socket) == 0
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
