@@ -147,7 +147,8 @@ def restore(servers: Servers, name: str, said: str) -> float:
     done = servers.deployment.run("restore", chosen, "--into", name, timeout=1800)
     if done.returncode:
         raise BackupError(f"./stack restore {chosen}: {done.stdout}\n{done.stderr.strip()}")
-    settings = dict(word.split("=", 1) for word in done.stdout.split("Its commands: ")[1].split() if "=" in word)
+    commands = (done.stdout + done.stderr).split("Its commands: ")[1]
+    settings = dict(word.split("=", 1) for word in commands.split() if "=" in word)
     other = Deployment(name, servers.deployment.root, int(settings["STACK_PORT"]), environment=settings)
     login = read_exports(other.check("env"))
     connection = client.connect(other.url)
