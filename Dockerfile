@@ -135,8 +135,8 @@ ENTRYPOINT ["python", "-m", "admin"]
 FROM app AS artifacts
 COPY --chmod=0755 services/artifacts/ /app/
 # How an operator writes moments, and how faults are said, stands once, beside the other verbs.
-COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
-COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/hold.py /app/tracking/
+COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py services/admin/admin/audit.py /app/admin/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/hold.py services/mlflow/tracking/champion.py /app/tracking/
 RUN python -m compileall -q /app
 USER artifacts
 ENTRYPOINT ["python", "-m", "artifacts"]

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import indexes
 import sqlalchemy
 import tenacity
+import triggers
 import typer
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -57,7 +58,7 @@ def wait_for_database(engine: sqlalchemy.Engine) -> None:
     engine.connect().close()
 
 
-def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
+def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine, *, keeps: bool) -> bool:
     """Return whether nothing is to be done, by what alembic's tables say: to import MLflow takes seconds."""
     package = importlib.util.find_spec("mlflow")  # finds, doesn't import
     if package is None or package.origin is None:
@@ -73,7 +74,11 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
             context = MigrationContext.configure(connection, opts={"version_table": table})
             if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
                 return False
-    if not indexes.has_all(tracking):
+    if not (
+        indexes.has_all(tracking)
+        and triggers.are_current(tracking, triggers.TRACKING, wanted=keeps)
+        and triggers.are_current(auth, triggers.AUTH, wanted=keeps)
+    ):
         return False
     made = sqlalchemy.text("SELECT count(*) FROM roles WHERE workspace = :workspace AND name IN :names")
     made = made.bindparams(sqlalchemy.bindparam("names", expanding=True))
@@ -83,7 +88,7 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
     return bool(has_admin) and found == len(roles.DESCRIPTIONS)
 
 
-def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
+def upgrade_tracking(engine: sqlalchemy.Engine, *, keeps: bool) -> None:
     """Upgrade MLflow's schema; an empty database gets the newest."""
     from mlflow.exceptions import MlflowException
     from mlflow.store.db.utils import _initialize_tables, _is_empty_database, _upgrade_db, _verify_schema
@@ -95,17 +100,20 @@ def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
             _verify_schema(engine)
         except MlflowException:  # not the newest revision
             indexes.drop(engine)
+            triggers.suspend(engine, triggers.TRACKING)
             _upgrade_db(engine)
             _verify_schema(engine)
         indexes.make(engine)
+        triggers.make(engine, triggers.TRACKING, wanted=keeps)
 
 
-def upgrade_auth(engine: sqlalchemy.Engine) -> None:
+def upgrade_auth(engine: sqlalchemy.Engine, *, keeps: bool) -> None:
     """Upgrade the user store's schema, which has migrations of its own."""
     from mlflow.server.auth.db.utils import migrate_if_needed
 
     with lock_database(engine):
         migrate_if_needed(engine, "head")
+        triggers.make(engine, triggers.AUTH, wanted=keeps)
 
 
 def make_roles(store: Any) -> set[str]:
@@ -248,9 +256,9 @@ def main(
         tracking = sqlalchemy.create_engine(chosen.database_uri)
         auth = sqlalchemy.create_engine(chosen.auth_database_uri)
         wait_for_database(tracking)
-        if reset_passwords or not is_current(tracking, auth):
-            upgrade_tracking(tracking)
-            upgrade_auth(auth)
+        if reset_passwords or not is_current(tracking, auth, keeps=chosen.trash):
+            upgrade_tracking(tracking, keeps=chosen.trash)
+            upgrade_auth(auth, keeps=chosen.trash)
             make_accounts(auth, reset_passwords)
         if chosen.log and not has_log(tracking, auth):
             make_log(tracking, auth)

@@ -113,7 +113,8 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
             "kek_passphrase": values["kek_passphrase"],
             "webhook_encryption_key": values["webhook_encryption_key"],
         },
-        "artifacts": {"pgpass": passwords["mlflow"], "aws_credentials": tool},
+        # (who brings a deleted model back brings its grants back too, which are in the other database)
+        "artifacts": {"pgpass": pgpass, "aws_credentials": tool},
         "admin": {"credentials": render_mlflow_credentials("admin", values["admin_password"])},
         "trainer": {"credentials": render_mlflow_credentials("trainer", values["trainer_password"])},
         "follower": {"credentials": render_mlflow_credentials("serving", values["serving_password"])},

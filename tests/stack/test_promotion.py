@@ -28,7 +28,7 @@ from lifecycle.promotion import Order
 from lifecycle.refusals import Refused
 from stack.accounts import PASSWORD
 from stack.deployment import Deployment, wait_until
-from tracking.production import LOCK
+from tracking.champion import LOCK
 from wine import gateway
 from wine.errors import TrainerError
 from wine.settings import Settings

@@ -196,6 +196,7 @@ def test_a_version_expires_by_its_end_and_a_marker_after_all_it_hides() -> None:
 
 GOOD = {
     "STACK_DATABASE_URI": "postgresql+psycopg2://mlflow@postgres/mlflow",
+    "STACK_AUTH_DATABASE_URI": "postgresql+psycopg2://auth@postgres/auth",
     "STACK_OBJECTSTORE": "seaweedfs",
     "STACK_S3_ENDPOINT": "http://objectstore:9000",
     "STACK_S3_REGION": "us-east-1",
@@ -203,15 +204,17 @@ GOOD = {
     "STACK_BUCKET": "mlflow-artifacts",
     "STACK_VERSION_DAYS": "0",
     "STACK_UPLOAD_DAYS": "7",
+    "STACK_TRASH_DAYS": "0",
 }
 
 
 def test_faults_of_the_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in GOOD.items():
         monkeypatch.setenv(name, value)
-    assert settings.load().keep_versions is None
+    assert settings.load().keep_versions is settings.load().keep_rows is None
     assert settings.load().store.bucket == "mlflow-artifacts"
     bad = {"STACK_DATABASE_URI": "", "STACK_S3_STYLE": "x", "STACK_VERSION_DAYS": "-1", "STACK_UPLOAD_DAYS": "0"}
+    bad["STACK_TRASH_DAYS"] = "a week"
     for name, value in bad.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(FaultError) as caught:

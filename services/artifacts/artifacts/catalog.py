@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import batched
 from typing import Any
 
@@ -24,6 +24,13 @@ QUERIES = {
 VERSIONS = (
     "SELECT name, version, run_id, source, storage_location FROM model_versions"
     " WHERE current_stage IS DISTINCT FROM :removed"
+)
+# Those that ./stack undo can still bring back (services/migrate/triggers.py): what they are made from has to stay.
+DELETED_VERSIONS = (
+    "SELECT content ->> 'name', CAST(content ->> 'version' AS integer), content ->> 'run_id', content ->> 'source',"
+    " content ->> 'storage_location', TRUE FROM stack.trash WHERE relation = 'model_versions'"
+    " AND content ->> 'current_stage' IS DISTINCT FROM :removed"
+    " AND moment > to_timestamp(CAST(:cutoff AS numeric) / 1000)"
 )
 
 
@@ -57,19 +64,27 @@ class ModelVersion:
     run: str | None
     source: str | None
     location: str | None
+    is_deleted: bool = False
 
     @property
     def label(self) -> str:
         """How an operator knows it."""
-        return f"{self.name} version {self.version}"
+        return f"{self.name} version {self.version}{' (deleted: ./stack trash)' if self.is_deleted else ''}"
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All that the database knows, at one moment."""
+    """All that the database knows, at one moment.
+
+    Attributes:
+        things: runs, logged models and experiments.
+        versions: of registered models.
+        deleted_versions: those that can be brought back.
+    """
 
     things: list[Thing]
     versions: list[ModelVersion]
+    deleted_versions: list[ModelVersion] = field(default_factory=list)
 
 
 def read_versions(connection: Any) -> list[ModelVersion]:
@@ -77,15 +92,22 @@ def read_versions(connection: Any) -> list[ModelVersion]:
     return [ModelVersion(*row) for row in connection.execute(text(VERSIONS), {"removed": REMOVED})]
 
 
-def read_catalog(engine: sqlalchemy.Engine) -> Catalog:
-    """Return everything, as of one moment."""
+def read_deleted_versions(connection: Any, cutoff: int) -> list[ModelVersion]:
+    """Return the model versions that were deleted after `cutoff`, in milliseconds. `connection` may be a session."""
+    asked = {"removed": REMOVED, "cutoff": cutoff}
+    return [ModelVersion(*row) for row in connection.execute(text(DELETED_VERSIONS), asked)]
+
+
+def read_catalog(engine: sqlalchemy.Engine, cutoff: int | None = None) -> Catalog:
+    """Return everything, as of one moment; with the model versions that were deleted after `cutoff`, if it is given."""
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
         things = [
             Thing(kind, identifier, experiment, location, changed if is_deleted else None, is_ready)
             for kind, query in QUERIES.items()
             for identifier, experiment, location, is_deleted, changed, is_ready in connection.execute(text(query))
         ]
-        return Catalog(things, read_versions(connection))
+        deleted = [] if cutoff is None else read_deleted_versions(connection, cutoff)
+        return Catalog(things, read_versions(connection), deleted)
 
 
 def find_thing(engine: sqlalchemy.Engine, identifier: str) -> tuple[Thing | None, list[tuple[str, str]]]:

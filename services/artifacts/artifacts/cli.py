@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 
 from admin import moments
 from admin.faults import FaultError, printable
-from artifacts import catalog, collection, history, objects, report, settings
+from artifacts import catalog, collection, history, objects, report, settings, trash_cli
 from artifacts.survey import Tally
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -28,15 +27,13 @@ def main() -> None:
     """Administer the objects of a running stack."""
 
 
+trash_cli.register(app)
+
+
 def open_all() -> tuple[settings.Settings, sqlalchemy.Engine, objects.Bucket]:
     """Return the settings, the database and the bucket."""
     chosen = settings.load()
     return chosen, sqlalchemy.create_engine(chosen.database_uri), objects.open_bucket(chosen)
-
-
-def note(text: str) -> None:
-    """Say what an operator should know, beside the answer."""
-    print(f"stack: note: {printable(text)}", file=sys.stderr)
 
 
 @verbs.command("history")
@@ -109,7 +106,9 @@ def read_age(option: str, text: str) -> timedelta:
 
 @app.command("gc")
 def collect(
-    older_than: Annotated[str, typer.Option(help="what was deleted in MLflow for longer: 30d, 12h")] = "30d",
+    older_than: Annotated[
+        str | None, typer.Option(help="what was deleted in MLflow for longer: 30d, 12h; default: STACK_TRASH_DAYS")
+    ] = None,
     versions_older_than: Annotated[
         str | None, typer.Option(help="versions replaced or deleted for longer; default: STACK_VERSION_DAYS")
     ] = None,
@@ -120,11 +119,12 @@ def collect(
     as_json: Json = False,
 ) -> None:
     """Remove for good what was deleted long ago, rows and objects; show what has no row or no objects."""
-    age = read_age("--older-than", older_than)
+    of_rows = None if older_than is None else read_age("--older-than", older_than)
     of_versions = None if versions_older_than is None else read_age("--versions-older-than", versions_older_than)
     of_uploads = None if uploads_older_than is None else read_age("--uploads-older-than", uploads_older_than)
     chosen, engine, bucket = open_all()
     now = datetime.now(UTC)
+    age = (chosen.keep_rows or UNKEPT) if of_rows is None else of_rows
     of_versions = chosen.keep_versions if of_versions is None else of_versions
     limits = collection.Limits(
         rows=int((now - age).timestamp() * 1000),
@@ -137,7 +137,7 @@ def collect(
     else:
         print_result(result)
     if not apply and result.has_work:
-        note("nothing was removed: ./stack gc --apply removes it, with the same options")
+        report.note("nothing was removed: ./stack gc --apply removes it, with the same options")
 
 
 def print_result(result: collection.Result) -> None:
@@ -162,6 +162,7 @@ def print_result(result: collection.Result) -> None:
 
 
 COUNTS = ("OBJECTS", "VERSIONS", "BYTES")
+UNKEPT = timedelta(days=30)  # what MLflow itself can restore is left alone for so long where nothing else is kept
 
 
 def describe_tally(tally: Tally | None) -> tuple[str, str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy
 
-from artifacts import catalog, removal
+from artifacts import catalog, removal, trash
 from artifacts.catalog import EXPERIMENT, MODEL, RUN
 from artifacts.objects import Bucket
 from artifacts.plan import Kept, Plan, Unit, make_plan
@@ -23,7 +23,7 @@ class Limits:
     """How old what goes must be.
 
     Attributes:
-        rows: deleted in MLflow at this moment or before, in milliseconds.
+        rows: deleted in MLflow at this moment or before, in milliseconds; ./stack undo brings it back until then.
         versions: replaced or deleted at this moment or before, or None to keep them for ever.
         uploads: begun at this moment or before.
     """
@@ -54,6 +54,7 @@ class Result:
         unfinished: units that somebody began to remove who was killed.
         versions: old versions.
         uploads: unfinished uploads.
+        entries: of what ./stack undo could bring back until now.
     """
 
     applied: bool
@@ -63,6 +64,7 @@ class Result:
     unfinished: int
     versions: Tally
     uploads: int
+    entries: int
     lines: list[Line] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,11 +83,12 @@ class Result:
             self.lines.append(Line("begun before", self.unfinished, None))
         self.lines.append(Line("old versions", None, self.versions))
         self.lines.append(Line("unfinished uploads", self.uploads, None))
+        self.lines.append(Line("entries of ./stack trash", self.entries, None))
 
     @property
     def has_work(self) -> bool:
         """Whether there is anything to remove."""
-        return bool(self.units or self.unfinished or self.versions.versions or self.uploads)
+        return bool(self.units or self.unfinished or self.versions.versions or self.uploads or self.entries)
 
     def describe(self) -> dict[str, Any]:
         """Return it for a program."""
@@ -105,6 +108,7 @@ class Result:
                 for kind, name in KINDS.items()
             },
             "begun_before": self.unfinished,
+            "forgotten": self.entries,
             "kept": [asdict(kept) for kept in self.kept],
             "orphans": [{"folder": o.folder, "kind": o.kind, **asdict(o.tally)} for o in self.survey.orphans],
             "missing": [asdict(missing) for missing in self.survey.missing],
@@ -113,22 +117,27 @@ class Result:
 
 def prepare(engine: sqlalchemy.Engine, bucket: Bucket, limits: Limits) -> tuple[Plan, Survey]:
     """Return what is to go and what the bucket holds."""
-    known = catalog.read_catalog(engine)
+    known = catalog.read_catalog(engine, limits.rows)
     plan = make_plan(known, bucket.name, limits.rows)
     return plan, make_survey(bucket, engine, known, plan, limits.versions)
 
 
 def look(engine: sqlalchemy.Engine, bucket: Bucket, limits: Limits) -> Result:
     """Return what would be removed."""
+    entries = trash.forget(engine, limits.rows, apply=False)
     plan, survey = prepare(engine, bucket, limits)
     uploads = sum(upload.time <= limits.uploads for upload in bucket.find_uploads())
     unfinished = len(removal.Notes(bucket).find())
-    return Result(False, plan.units, plan.kept, survey, unfinished, survey.expired, uploads)
+    return Result(False, plan.units, plan.kept, survey, unfinished, survey.expired, uploads, entries)
 
 
 def apply(chosen: Settings, engine: sqlalchemy.Engine, bucket: Bucket, limits: Limits) -> Result:
     """Remove it; return what was removed."""
     with removal.lock(engine):
+        # First what could be brought back: what that is made from may go with it.
+        entries = trash.forget(engine, limits.rows, apply=True)
+        auth = sqlalchemy.create_engine(chosen.auth_database_uri)
+        trash.forget(auth, limits.rows, apply=True)
         finished, kept = removal.finish(engine, bucket)
         plan, survey = prepare(engine, bucket, limits)
         kept += plan.kept
@@ -144,4 +153,4 @@ def apply(chosen: Settings, engine: sqlalchemy.Engine, bucket: Bucket, limits: L
         if limits.versions is not None:
             versions.versions = removal.remove_expired(bucket, limits.versions)
         uploads = removal.remove_stale_uploads(bucket, limits.uploads)
-    return Result(True, gone, kept, survey, finished, versions, uploads)
+    return Result(True, gone, kept, survey, finished, versions, uploads, entries)

@@ -102,7 +102,7 @@ class Planner:
     def __init__(self, catalog: Catalog, bucket: str, cutoff: int) -> None:
         self.bucket = bucket
         self.cutoff = cutoff
-        self.users = Users(catalog.versions, bucket)
+        self.users = Users(catalog.deleted_versions + catalog.versions, bucket)
         self.members: dict[int, list[Thing]] = defaultdict(list)
         for thing in catalog.things:
             if thing.kind != EXPERIMENT:

@@ -156,7 +156,8 @@ def is_still_to_go(session: Any, unit: Unit, bucket: str, cutoff: int) -> bool:
         value = int(unit.identifier) if unit.kind == EXPERIMENT else unit.identifier
         rows = session.execute(text(f"{QUERIES[kind]} WHERE {column} = :value FOR UPDATE"), {"value": value})
         things += [Thing(kind, row[0], row[1], row[2], row[4] if row[3] else None, row[5]) for row in rows]
-    units = make_plan(Catalog(things, catalog.read_versions(session)), bucket, cutoff).units
+    versions, deleted = catalog.read_versions(session), catalog.read_deleted_versions(session, cutoff)
+    units = make_plan(Catalog(things, versions, deleted), bucket, cutoff).units
     found = {(thing.kind, thing.identifier) for same in units if same.kind == unit.kind for thing in same.things}
     return found == {(thing.kind, thing.identifier) for thing in unit.things}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -25,6 +26,11 @@ def print_table(
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH).print(table)
+
+
+def note(text: str) -> None:
+    """Say what an operator should know, beside the answer."""
+    print(f"stack: note: {printable(text)}", file=sys.stderr)
 
 
 def show_size(size: int) -> str:

@@ -27,7 +27,10 @@ from mlflow.server import handlers
 from mlflow.store.model_registry.dbmodels import models
 from sqlalchemy.exc import SQLAlchemyError
 
-ALIAS = "production"
+from tracking import champion
+from tracking.champion import LOCK, WAIT_SECONDS
+
+ALIAS = champion.ALIAS
 CHAMPION_HEADER = "X-Stack-Champion"  # a version, or NOBODY
 ROLLBACK_HEADER = "X-Stack-Rollback"  # whatever it holds: the version is one that was there before
 NOBODY = "none"
@@ -38,9 +41,6 @@ HISTORY = "stack.production"  # of the model: the versions that were in Producti
 MAX_HISTORY = 500
 BY, AT, FROM = "stack.promoted_by", "stack.promoted_at", "stack.promoted_from"  # of the version
 OWN = {HISTORY, BY, AT, FROM}
-
-LOCK = 0x70726F6D  # any number; "prom" in ASCII
-WAIT_SECONDS = 10
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Settings:
         opened: features of MLflow that are open though the stack doesn't use them (tracking/closed.py).
         log: whether served predictions are logged (`migrate` makes the place for it).
         fast_path: whether plain requests are answered beside MLflow's handlers (tracking/fast).
+        trash: whether what is deleted is kept for a while (`migrate` makes the triggers).
     """
 
     database_uri: str
@@ -68,6 +69,7 @@ class Settings:
     opened: frozenset[str]
     log: bool = False
     fast_path: bool = True
+    trash: bool = False
 
 
 class Reader:
@@ -132,6 +134,7 @@ def load() -> Settings:
         opened=frozenset(opened | ({"jobs"} if jobs else set())),
         log=os.environ.get("STACK_PREDICTION_LOG") == "on",
         fast_path=fast_path,
+        trash=os.environ.get("STACK_TRASH_DAYS", "0") != "0",
     )
 
 
