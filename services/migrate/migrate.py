@@ -58,7 +58,7 @@ def wait_for_database(engine: sqlalchemy.Engine) -> None:
     engine.connect().close()
 
 
-def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine, *, keeps: bool) -> bool:
+def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
     """Return whether nothing is to be done, by what alembic's tables say: to import MLflow takes seconds."""
     package = importlib.util.find_spec("mlflow")  # finds, doesn't import
     if package is None or package.origin is None:
@@ -74,11 +74,7 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine, *, keeps: b
             context = MigrationContext.configure(connection, opts={"version_table": table})
             if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
                 return False
-    if not (
-        indexes.has_all(tracking)
-        and triggers.are_current(tracking, triggers.TRACKING, wanted=keeps)
-        and triggers.are_current(auth, triggers.AUTH, wanted=keeps)
-    ):
+    if not indexes.has_all(tracking):
         return False
     made = sqlalchemy.text("SELECT count(*) FROM roles WHERE workspace = :workspace AND name IN :names")
     made = made.bindparams(sqlalchemy.bindparam("names", expanding=True))
@@ -88,7 +84,7 @@ def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine, *, keeps: b
     return bool(has_admin) and found == len(roles.DESCRIPTIONS)
 
 
-def upgrade_tracking(engine: sqlalchemy.Engine, *, keeps: bool) -> None:
+def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
     """Upgrade MLflow's schema; an empty database gets the newest."""
     from mlflow.exceptions import MlflowException
     from mlflow.store.db.utils import _initialize_tables, _is_empty_database, _upgrade_db, _verify_schema
@@ -104,16 +100,21 @@ def upgrade_tracking(engine: sqlalchemy.Engine, *, keeps: bool) -> None:
             _upgrade_db(engine)
             _verify_schema(engine)
         indexes.make(engine)
-        triggers.make(engine, triggers.TRACKING, wanted=keeps)
 
 
-def upgrade_auth(engine: sqlalchemy.Engine, *, keeps: bool) -> None:
+def upgrade_auth(engine: sqlalchemy.Engine) -> None:
     """Upgrade the user store's schema, which has migrations of its own."""
     from mlflow.server.auth.db.utils import migrate_if_needed
 
     with lock_database(engine):
         migrate_if_needed(engine, "head")
-        triggers.make(engine, triggers.AUTH, wanted=keeps)
+
+
+def keep_deleted(engine: sqlalchemy.Engine, made: triggers.Triggers, *, wanted: bool) -> None:
+    """Let a database keep what is deleted, or no longer; this needs no MLflow, whose import takes seconds."""
+    if not triggers.are_current(engine, made, wanted=wanted):
+        with lock_database(engine):
+            triggers.make(engine, made, wanted=wanted)
 
 
 def make_roles(store: Any) -> set[str]:
@@ -256,10 +257,12 @@ def main(
         tracking = sqlalchemy.create_engine(chosen.database_uri)
         auth = sqlalchemy.create_engine(chosen.auth_database_uri)
         wait_for_database(tracking)
-        if reset_passwords or not is_current(tracking, auth, keeps=chosen.trash):
-            upgrade_tracking(tracking, keeps=chosen.trash)
-            upgrade_auth(auth, keeps=chosen.trash)
+        if reset_passwords or not is_current(tracking, auth):
+            upgrade_tracking(tracking)
+            upgrade_auth(auth)
             make_accounts(auth, reset_passwords)
+        keep_deleted(tracking, triggers.TRACKING, wanted=chosen.trash)
+        keep_deleted(auth, triggers.AUTH, wanted=chosen.trash)
         if chosen.log and not has_log(tracking, auth):
             make_log(tracking, auth)
     except settings.SettingsError as error:

@@ -153,4 +153,5 @@ def apply(chosen: Settings, engine: sqlalchemy.Engine, bucket: Bucket, limits: L
         if limits.versions is not None:
             versions.versions = removal.remove_expired(bucket, limits.versions)
         uploads = removal.remove_stale_uploads(bucket, limits.uploads)
+        entries += trash.forget(engine, limits.rows, apply=True)
     return Result(True, gone, kept, survey, finished, versions, uploads, entries)
