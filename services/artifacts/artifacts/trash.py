@@ -184,7 +184,7 @@ def read_entries(engine: sqlalchemy.Engine, since: datetime) -> list[Entry]:
 
 
 def forget(engine: sqlalchemy.Engine, cutoff: int, *, apply: bool) -> int:
-    """Remove what was deleted at `cutoff` (in milliseconds) or before, as far as it is gone; return how many entries."""
+    """Remove what was deleted at `cutoff` (in milliseconds) or before, unless it is still marked; return how many."""
     with engine.begin() as connection:
         # (in the user store nothing is marked)
         is_marked = IS_MARKED if connection.execute(text("SELECT to_regclass('runs')")).scalar() else "FALSE"
