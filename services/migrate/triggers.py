@@ -62,12 +62,44 @@ BEGIN
     RETURN NULL;
 END $$;
 """
+# MLflow takes a model's grants away just after the model, which is in the other database. The role `undo` may bring
+# these back, and reaches nothing else of the users.
+GRANTS = """
+DROP FUNCTION IF EXISTS stack.bring_back_grants(text, timestamptz); -- (what it returns can't be replaced)
+CREATE FUNCTION stack.bring_back_grants(model text, since timestamptz, OUT wanted bigint, OUT came bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    one xid8;
+BEGIN
+    SELECT entry, count(*) INTO one, wanted FROM stack.trash WHERE content ->> 'resource_pattern' = model
+    AND content ->> 'resource_type' IN ('registered_model', 'prompt')
+    AND moment BETWEEN since AND since + INTERVAL '1 minute' GROUP BY entry ORDER BY min(id) LIMIT 1;
+    wanted := coalesce(wanted, 0);
+    INSERT INTO role_permissions (id, role_id, resource_type, resource_pattern, permission)
+    SELECT former.id, former.role_id, former.resource_type, former.resource_pattern, former.permission
+    FROM stack.trash AS kept CROSS JOIN LATERAL jsonb_populate_record(NULL::role_permissions, kept.content) AS former
+    WHERE kept.entry = one AND former.resource_pattern = model
+    AND former.resource_type IN ('registered_model', 'prompt')
+    AND EXISTS (SELECT FROM roles WHERE roles.id = former.role_id) ON CONFLICT DO NOTHING;
+    GET DIAGNOSTICS came = ROW_COUNT;
+END $$;
+CREATE OR REPLACE FUNCTION stack.forget(cutoff timestamptz) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = public, pg_temp AS 'DELETE FROM stack.trash WHERE moment <= cutoff';
+REVOKE ALL ON FUNCTION stack.bring_back_grants(text, timestamptz), stack.forget(timestamptz) FROM PUBLIC;
+GRANT USAGE ON SCHEMA stack TO undo;
+GRANT EXECUTE ON FUNCTION stack.bring_back_grants(text, timestamptz), stack.forget(timestamptz) TO undo;
+"""
 DIGEST = "SELECT obj_description(to_regclass('stack.trash'), 'pg_class')"
+
+
+def prepare(triggers: Triggers) -> str:
+    """Return the statements that make what they need."""
+    return TRASH + (GRANTS if triggers is AUTH else "")
 
 
 def render(triggers: Triggers) -> str:
     """Return the statements that make them."""
-    made = [TRASH]
+    made = [prepare(triggers)]
     for table, events in triggers.items():
         for event, condition in events.items():
             name = f"stack_keep_{event.split()[0].lower()}d"
@@ -116,5 +148,5 @@ def make(engine: sqlalchemy.Engine, triggers: Triggers, *, wanted: bool) -> None
             connection.exec_driver_sql(render(triggers), execution_options={"no_parameters": True})
             connection.exec_driver_sql(f"COMMENT ON TABLE stack.trash IS '{digest(triggers, wanted=True)}'")
         else:
-            connection.exec_driver_sql(TRASH)
+            connection.exec_driver_sql(prepare(triggers))
             drop(connection, triggers)

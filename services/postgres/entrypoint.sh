@@ -13,7 +13,7 @@ fail() {
 }
 
 check_secrets() {
-    for role in $roles; do
+    for role in $roles undo; do
         file=/run/secrets/${role}_password
         [ -r "$file" ] || fail "$file can't be read: start the stack's secrets service first"
         # The password is put into a quoted SQL literal below.
@@ -58,6 +58,7 @@ set_roles() {
             printf "ALTER ROLE %s PASSWORD '%s';\n\nGRANT CONNECT ON DATABASE %s TO backup;\n\n" \
                 "$role" "$(cat "/run/secrets/${role}_password")" "$role"
         done
+        printf "ALTER ROLE undo PASSWORD '%s';\n\nGRANT CONNECT ON DATABASE auth TO undo;\n\n" "$(cat /run/secrets/undo_password)"
     } | cat /etc/postgres/backup_role.sql - >"$sql"
     run_sql "$PGDATA"
 }

@@ -53,6 +53,7 @@ def make_access_key() -> str:
 GENERATORS: dict[str, Callable[[], str]] = {
     "database_mlflow_password": make_token,
     "database_auth_password": make_token,
+    "database_undo_password": make_token,
     "s3_root_user": make_access_key,
     "s3_root_password": make_token,
     "s3_access_key": make_access_key,
@@ -88,7 +89,7 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
     tool = render_aws_credentials(values["s3_artifacts_key"], values["s3_artifacts_secret"])
     reader = render_aws_credentials(values["s3_backup_key"], values["s3_backup_secret"])
     return {
-        "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth")},
+        "postgres": {f"{name}_password": values[f"database_{name}_password"] for name in ("mlflow", "auth", "undo")},
         "objectstore": {
             "root_user": values["s3_root_user"],
             "root_password": values["s3_root_password"],
@@ -113,8 +114,11 @@ def render_files(values: dict[str, str]) -> dict[str, dict[str, str]]:
             "kek_passphrase": values["kek_passphrase"],
             "webhook_encryption_key": values["webhook_encryption_key"],
         },
-        # (who brings a deleted model back brings its grants back too, which are in the other database)
-        "artifacts": {"pgpass": pgpass, "aws_credentials": tool},
+        # (by the second it brings back the grants of a deleted model, and does nothing else with the users' database)
+        "artifacts": {
+            "pgpass": f"{passwords['mlflow']}*:*:auth:undo:{values['database_undo_password']}\n",
+            "aws_credentials": tool,
+        },
         "admin": {"credentials": render_mlflow_credentials("admin", values["admin_password"])},
         "trainer": {"credentials": render_mlflow_credentials("trainer", values["trainer_password"])},
         "follower": {"credentials": render_mlflow_credentials("serving", values["serving_password"])},

@@ -25,34 +25,41 @@ REST = "/api/2.0/mlflow-artifacts/artifacts/"
 
 READ = """
 import sys
-auth = sqlalchemy.create_engine(chosen.auth_database_uri)
 found = {}
-for place, table, where in json.loads(sys.argv[1]):
-    query = f"SELECT to_jsonb(t) FROM {table} t WHERE {where} ORDER BY to_jsonb(t)::text"
-    with (auth if place == "auth" else engine).connect() as connection:
+with engine.connect() as connection:
+    for table, where in json.loads(sys.argv[1]):
+        query = f"SELECT to_jsonb(t) FROM {table} t WHERE {where} ORDER BY to_jsonb(t)::text"
         found[table] = connection.execute(sqlalchemy.text(query)).scalars().all()
 print(json.dumps(found))
 """
+PSQL = ("exec", "-T", "--user", "postgres", "postgres", "/usr/lib/postgresql/17/bin/psql", "--host=/run/postgresql")
 
 
-def read(stack: Deployment, *wanted: tuple[str, str, str]) -> Rows:
-    """Return rows as they are in the databases, by table."""
+def read(stack: Deployment, *wanted: tuple[str, str]) -> Rows:
+    """Return rows of MLflow's database as they are, by table."""
     rows: Rows = json.loads(run_in_tool(stack, READ, json.dumps(wanted)))
+    return rows
+
+
+def read_users(stack: Deployment, table: str, where: str) -> list[dict[str, Any]]:
+    """Return rows of the users' database, which no tool reaches."""
+    query = f"SELECT coalesce(json_agg(to_jsonb(t) ORDER BY to_jsonb(t)::text), '[]') FROM {table} t WHERE {where}"
+    rows: list[dict[str, Any]] = json.loads(stack.compose(*PSQL, "--dbname=auth", "-AtXc", query))
     return rows
 
 
 def read_model(stack: Deployment, name: str) -> Rows:
     tables = [f"model_version{end}" for end in ("s", "_tags")]
     tables += [f"registered_model{end}" for end in ("s", "_tags", "_aliases")]
-    wanted = [("mlflow", table, f"name = '{name}'") for table in tables]
-    return read(stack, *wanted, ("auth", "role_permissions", f"resource_pattern = '{name}'"))
+    rows = read(stack, *((table, f"name = '{name}'") for table in tables))
+    return {**rows, "role_permissions": read_users(stack, "role_permissions", f"resource_pattern = '{name}'")}
 
 
 def read_experiment(stack: Deployment, identifier: str) -> Rows:
     inside = f"experiment_id = {identifier}"
     of_runs = f"run_uuid IN (SELECT run_uuid FROM runs WHERE {inside})"
-    wanted = [("mlflow", table, of_runs) for table in ("metrics", "latest_metrics", "params", "tags")]
-    wanted += [("mlflow", table, inside) for table in ("experiments", "runs", "experiment_tags", "logged_models")]
+    wanted = [(table, of_runs) for table in ("metrics", "latest_metrics", "params", "tags")]
+    wanted += [(table, inside) for table in ("experiments", "runs", "experiment_tags", "logged_models")]
     return read(stack, *wanted)
 
 
@@ -150,7 +157,7 @@ def test_of_two_who_undo_the_same_one_does(stack: Deployment, client: MlflowClie
     script = f"""
 from concurrent.futures import ThreadPoolExecutor
 from artifacts import undoing
-auth = sqlalchemy.create_engine(chosen.auth_database_uri)
+auth = sqlalchemy.create_engine(chosen.undo_database_uri)
 def undo(_):
     try:
         return undoing.undo(engine, auth, {find(stack, "model", name)["id"]}).what
@@ -408,7 +415,23 @@ def test_gc_leaves_alone_what_can_be_undone_and_ends_it(stack: Deployment, admin
     assert not {entry["id"] for entry in show(stack)} & set(entries)
     for entry in entries:
         refuse(stack, f"there is no entry {entry}", entry)
-    assert read(stack, ("auth", "stack.trash", "TRUE")) == {"stack.trash": []}
+    assert read_users(stack, "stack.trash", f"content ->> 'resource_pattern' = '{name}'") == []
+
+
+def test_the_tool_brings_grants_back_and_reaches_no_table_of_the_users(stack: Deployment) -> None:
+    script = """
+users = sqlalchemy.create_engine(chosen.undo_database_uri)
+for table in ("users", "roles", "role_permissions", "user_role_assignments", "stack.trash"):
+    for query in (f"SELECT * FROM {table}", f"DELETE FROM {table}", f"CREATE TABLE {table}_x ()"):
+        try:
+            with users.begin() as connection:
+                connection.execute(sqlalchemy.text(query))
+        except sqlalchemy.exc.ProgrammingError as error:
+            assert "permission denied" in str(error.orig), error
+        else:
+            raise SystemExit(f"{query!r} was not denied")
+"""
+    run_in_tool(stack, script)
 
 
 TRIGGERS = """
@@ -435,14 +458,13 @@ with engine.connect() as connection:
 
 def test_off_nothing_is_kept_and_on_again_it_is(stack: Deployment, client: MlflowClient) -> None:
     name = make_model(client)
-    assert collect(stack, "--older-than", "0s", "--apply")
     migrate = ("run", "--rm", "--no-deps", "-T", "migrate")
     stack.environment["STACK_TRASH_DAYS"] = "0"
     try:
         stack.compose(*migrate)
         client.delete_model_version(name, "1")
         client.delete_registered_model(name)
-        assert read(stack, ("mlflow", "stack.trash", "TRUE")) == {"stack.trash": []}
+        assert read(stack, ("stack.trash", f"content ->> 'name' = '{name}'")) == {"stack.trash": []}
         result = stack.run("trash", "--kind", "model")
         assert (result.returncode, name in result.stdout) == (0, False)
         assert "stack: note: STACK_TRASH_DAYS is 0: what MLflow removes is not kept" in result.stderr

@@ -196,7 +196,7 @@ def test_a_version_expires_by_its_end_and_a_marker_after_all_it_hides() -> None:
 
 GOOD = {
     "STACK_DATABASE_URI": "postgresql+psycopg2://mlflow@postgres/mlflow",
-    "STACK_AUTH_DATABASE_URI": "postgresql+psycopg2://auth@postgres/auth",
+    "STACK_UNDO_DATABASE_URI": "postgresql+psycopg2://undo@postgres/auth",
     "STACK_OBJECTSTORE": "seaweedfs",
     "STACK_S3_ENDPOINT": "http://objectstore:9000",
     "STACK_S3_REGION": "us-east-1",

@@ -53,7 +53,8 @@ def test_each_consumer_gets_only_what_it_needs(values: dict[str, str]) -> None:
     everything = {consumer: "\n".join(content.values()) for consumer, content in files.items()}
     owners = {
         "database_mlflow_password": {"postgres", "migrate", "mlflow", "artifacts"},
-        "database_auth_password": {"postgres", "migrate", "mlflow", "artifacts"},
+        "database_auth_password": {"postgres", "migrate", "mlflow"},
+        "database_undo_password": {"postgres", "artifacts"},
         "s3_root_password": {"objectstore", "bucket"},
         "s3_secret_key": {"objectstore", "bucket", "mlflow"},
         "s3_artifacts_secret": {"objectstore", "bucket", "artifacts"},

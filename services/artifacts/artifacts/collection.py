@@ -136,8 +136,7 @@ def apply(chosen: Settings, engine: sqlalchemy.Engine, bucket: Bucket, limits: L
     with removal.lock(engine):
         # First what could be brought back: what that is made from may go with it.
         entries = trash.forget(engine, limits.rows, apply=True)
-        auth = sqlalchemy.create_engine(chosen.auth_database_uri)
-        trash.forget(auth, limits.rows, apply=True)
+        trash.forget_grants(sqlalchemy.create_engine(chosen.undo_database_uri), limits.rows)
         finished, kept = removal.finish(engine, bucket)
         plan, survey = prepare(engine, bucket, limits)
         kept += plan.kept

@@ -16,7 +16,7 @@ class Settings:
 
     Attributes:
         database_uri: SQLAlchemy URI of MLflow's database, without a password (libpq's passfile holds it).
-        auth_database_uri: the same for the user store.
+        undo_database_uri: the same for the user store, as who may bring back grants there, and no more.
         store: the object store and its bucket.
         keep_versions: how long a replaced or deleted version is kept, or None for ever.
         keep_uploads: how long an upload may take.
@@ -24,7 +24,7 @@ class Settings:
     """
 
     database_uri: str
-    auth_database_uri: str
+    undo_database_uri: str
     store: store.Store
     keep_versions: timedelta | None
     keep_uploads: timedelta
@@ -48,11 +48,11 @@ def load() -> Settings:
             value = ""
         return timedelta(days=int(value or least))
 
-    uri, auth_uri = read("STACK_DATABASE_URI"), read("STACK_AUTH_DATABASE_URI")
+    uri, undo_uri = read("STACK_DATABASE_URI"), read("STACK_UNDO_DATABASE_URI")
     place, found = store.read(os.environ)
     faults += found
     versions, uploads = read_days("STACK_VERSION_DAYS", 0), read_days("STACK_UPLOAD_DAYS", 1)
     rows = read_days("STACK_TRASH_DAYS", 0)
     if faults:
         raise FaultError("\n".join(faults))
-    return Settings(uri, auth_uri, place, versions or None, uploads, rows or None)
+    return Settings(uri, undo_uri, place, versions or None, uploads, rows or None)

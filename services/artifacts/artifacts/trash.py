@@ -17,7 +17,7 @@ from artifacts.catalog import REMOVED
 EXPERIMENTS, RUNS, LOGGED_MODELS = "experiments", "runs", "logged_models"
 MODELS, VERSIONS, ALIASES = "registered_models", "model_versions", "registered_model_aliases"
 MODEL_TAGS, VERSION_TAGS = "registered_model_tags", "model_version_tags"
-ASSESSMENTS, GRANTS = "assessments", "role_permissions"
+ASSESSMENTS = "assessments"
 # What an entry is called after: the first of these tables that it has rows of.
 KINDS = {
     EXPERIMENTS: "experiment",
@@ -59,18 +59,16 @@ SELECT kept.id, to_jsonb(live) FROM stack.trash AS kept
 CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, kept.content) AS former
 JOIN {table} AS live ON {keys} WHERE kept.relation = '{table}'
 """
-# What MLflow marked is there until gc removes it, which leaves some of it alone: its entry stays as long.
-IS_MARKED = """
+# (What MLflow marked is there until gc removes it, which leaves some of it alone: its entry stays as long.)
+OLD = """
+SELECT CAST(entry AS text) FROM stack.trash GROUP BY entry
+HAVING max(moment) <= to_timestamp(CAST(:cutoff AS numeric) / 1000) AND NOT bool_or(
     (relation = 'experiments' AND EXISTS (SELECT FROM experiments WHERE lifecycle_stage = 'deleted'
         AND experiment_id = CAST(content ->> 'experiment_id' AS integer)))
     OR (relation = 'runs' AND EXISTS (SELECT FROM runs WHERE lifecycle_stage = 'deleted'
         AND run_uuid = content ->> 'run_uuid'))
     OR (relation = 'logged_models' AND EXISTS (SELECT FROM logged_models WHERE lifecycle_stage = 'deleted'
-        AND model_id = content ->> 'model_id'))
-"""
-OLD = """
-SELECT CAST(entry AS text) FROM stack.trash GROUP BY entry
-HAVING max(moment) <= to_timestamp(CAST(:cutoff AS numeric) / 1000) AND NOT bool_or({is_marked})
+        AND model_id = content ->> 'model_id')))
 """
 
 
@@ -186,9 +184,15 @@ def read_entries(engine: sqlalchemy.Engine, since: datetime) -> list[Entry]:
 def forget(engine: sqlalchemy.Engine, cutoff: int, *, apply: bool) -> int:
     """Remove what was deleted at `cutoff` (in milliseconds) or before, unless it is still marked; return how many."""
     with engine.begin() as connection:
-        # (in the user store nothing is marked)
-        is_marked = IS_MARKED if connection.execute(text("SELECT to_regclass('runs')")).scalar() else "FALSE"
-        old = connection.execute(text(OLD.format(is_marked=is_marked)), {"cutoff": cutoff}).scalars().all()
+        old = connection.execute(text(OLD), {"cutoff": cutoff}).scalars().all()
         if apply and old:
             connection.execute(text("DELETE FROM stack.trash WHERE entry = ANY(CAST(:old AS xid8[]))"), {"old": old})
     return len(old)
+
+
+def forget_grants(users: sqlalchemy.Engine, cutoff: int) -> None:
+    """Remove what was kept of grants at `cutoff` (in milliseconds) or before."""
+    with users.begin() as connection:
+        connection.execute(
+            text("SELECT stack.forget(to_timestamp(CAST(:cutoff AS numeric) / 1000))"), {"cutoff": cutoff}
+        )

@@ -96,12 +96,12 @@ def undo(
 ) -> None:
     """Bring back what was deleted, as it was. What can't be is said in a line each; the others come back."""
     chosen = settings.load()
-    engine, auth = sqlalchemy.create_engine(chosen.database_uri), sqlalchemy.create_engine(chosen.auth_database_uri)
+    engine, users = sqlalchemy.create_engine(chosen.database_uri), sqlalchemy.create_engine(chosen.undo_database_uri)
     done, faults = [], []
     for identifier in identifiers:
         try:
             if re.fullmatch("[0-9]{1,18}", identifier):
-                undone = undoing.undo(engine, auth, int(identifier), leave_taken=leave_taken)
+                undone = undoing.undo(engine, users, int(identifier), leave_taken=leave_taken)
             else:
                 undone = deletions.undo(engine, objects.open_bucket(chosen), identifier)
         except FaultError as fault:

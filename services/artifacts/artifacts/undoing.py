@@ -17,7 +17,6 @@ from artifacts.trash import (
     ALIASES,
     ASSESSMENTS,
     EXPERIMENTS,
-    GRANTS,
     KEYS,
     KINDS,
     LOGGED_MODELS,
@@ -49,7 +48,7 @@ AND attnum > 0 AND NOT attisdropped AND attname IN (SELECT jsonb_object_keys(con
 """
 INSERT = """
 INSERT INTO {table} ({columns}) SELECT {former} FROM stack.trash AS kept
-CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, kept.content) AS former WHERE {where} {conflict}
+CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, kept.content) AS former WHERE {where}
 """
 CHANGE = """
 UPDATE {table} AS live SET {columns} FROM stack.trash AS kept
@@ -88,18 +87,8 @@ UPDATE model_versions SET current_stage = :stage,
     last_updated_time = floor(extract(epoch FROM clock_timestamp()) * 1000)
 WHERE workspace = :workspace AND name = :name AND version = :version AND current_stage <> :stage
 """
-# MLflow takes a model's grants away just after the model, in the other database.
-FIND_GRANTS = """
-SELECT CAST(entry AS text), count(*) FROM stack.trash WHERE relation = 'role_permissions'
-AND content ->> 'resource_pattern' = :name AND content ->> 'resource_type' IN ('registered_model', 'prompt')
-AND moment BETWEEN :moment AND CAST(:moment AS timestamptz) + INTERVAL '1 minute'
-GROUP BY entry ORDER BY min(id) LIMIT 1
-"""
-OF_GRANTS = """
-kept.entry = CAST(:entry AS xid8) AND content ->> 'resource_pattern' = :name
-AND content ->> 'resource_type' IN ('registered_model', 'prompt')
-AND EXISTS (SELECT FROM roles WHERE id = CAST(kept.content ->> 'role_id' AS integer))
-"""
+# As services/migrate/triggers.py has it, where this account may do no more.
+GRANTS = "SELECT wanted, came FROM stack.bring_back_grants(:name, :moment)"
 FIRST = "SELECT id FROM stack.trash AS kept WHERE {where} LIMIT 1"
 
 
@@ -167,14 +156,14 @@ class Undoing:
         return int(self.ask(query, entry=self.entry).rowcount)
 
 
-def insert(connection: sqlalchemy.Connection, table: str, where: str, conflict: str = "", **asked: Any) -> int:
+def insert(connection: sqlalchemy.Connection, table: str, where: str, **asked: Any) -> int:
     """Put rows back, with the columns that the table has by now; return how many."""
     first = connection.execute(text(FIRST.format(where=where)), asked).scalar()
     if first is None:
         return 0
     columns = connection.execute(text(COLUMNS), {"table": table, "id": first}).scalar_one()
     former = ", ".join(f"former.{name}" for name in columns)
-    query = INSERT.format(table=table, columns=", ".join(columns), former=former, where=where, conflict=conflict)
+    query = INSERT.format(table=table, columns=", ".join(columns), former=former, where=where)
     return int(connection.execute(text(query), asked).rowcount)
 
 
@@ -321,18 +310,15 @@ UNDOERS: dict[str, Callable[[Undoing], None]] = {
 }
 
 
-def undo_grants(undoing: Undoing, auth: sqlalchemy.Engine) -> int:
+def undo_grants(undoing: Undoing, users: sqlalchemy.Engine) -> int:
     """Bring back who had which right on the models; return how many rights."""
     count = 0
-    with auth.begin() as connection:
+    with users.begin() as connection:
         for row in undoing.of(MODELS):
-            name = row.content["name"]
-            entry = connection.execute(text(FIND_GRANTS), {"name": name, "moment": row.moment}).one_or_none()
-            if entry is None:
-                continue
-            found = insert(connection, GRANTS, OF_GRANTS, "ON CONFLICT DO NOTHING", name=name, entry=entry[0])
-            if found < entry[1]:
-                undoing.notes.append(f"{entry[1] - found} grants did not come back: their roles are gone, or have them")
+            asked = {"name": row.content["name"], "moment": row.moment}
+            wanted, found = connection.execute(text(GRANTS), asked).one()
+            if found < wanted:
+                undoing.notes.append(f"{wanted - found} grants did not come back: their roles are gone, or have them")
             count += found
     return count
 
@@ -357,7 +343,7 @@ def open_entry(connection: sqlalchemy.Connection, identifier: int, *, leave_take
     return Undoing(connection, entry, relation, rows, leave_taken), counts
 
 
-def undo(engine: sqlalchemy.Engine, auth: sqlalchemy.Engine, identifier: int, *, leave_taken: bool = False) -> Undone:
+def undo(engine: sqlalchemy.Engine, users: sqlalchemy.Engine, identifier: int, *, leave_taken: bool = False) -> Undone:
     """Bring an entry back. Raises FaultError if it can't be, and then nothing of it is."""
     try:
         with engine.begin() as connection:
@@ -369,7 +355,7 @@ def undo(engine: sqlalchemy.Engine, auth: sqlalchemy.Engine, identifier: int, *,
             what = trash.describe_rows(undoing.relation, [row.content for row in undoing.of(undoing.relation)], counts)
             undoing.ask("DELETE FROM stack.trash WHERE entry = CAST(:entry AS xid8)", entry=undoing.entry)
             # Last, before the models can be seen: who is killed in between has the entry still, and does this again.
-            if undoing.relation == MODELS and (number := undo_grants(undoing, auth)):
+            if undoing.relation == MODELS and (number := undo_grants(undoing, users)):
                 what += f"; {number} {'grant' if number == 1 else 'grants'}"
     except IntegrityError as error:
         reason = " ".join(str(error.orig).split())
