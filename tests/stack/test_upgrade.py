@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -84,13 +85,25 @@ class Releases:
             container = self.stack.container(service)
             image = container["Config"]["Image"]
             named = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
-            assert subprocess.run(named, capture_output=True, text=True).stdout.strip() == container["Image"], service
+            assert (
+                subprocess.run(named, check=False, capture_output=True, text=True).stdout.strip() == container["Image"]
+            ), service
             assert container["State"]["Running"], service
             found.add(image.rsplit(":", 1)[1])
         return found
 
     def ask_postgres(self, database: str, statement: str) -> str:
-        command = ["exec", "-T", "postgres", "psql", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1"]
+        command = [
+            "exec",
+            "-T",
+            "postgres",
+            "psql",
+            "--quiet",
+            "--tuples-only",
+            "--no-align",
+            "--set",
+            "ON_ERROR_STOP=1",
+        ]
         return self.stack.compose(*command, "--dbname", database, "--command", statement).strip()
 
     def check_whole(self, version: str) -> None:
@@ -100,7 +113,15 @@ class Releases:
         databases = self.ask_postgres("postgres", "SELECT datname FROM pg_database WHERE NOT datistemplate").split()
         assert sorted(databases) == ["auth", "mlflow", "postgres"]
         assert not (self.root / ".upgrade" / self.stack.name / "journal").exists()
-        images = ["docker", "image", "ls", "--filter", f"reference={self.stack.name}*/*", "--format", "{{.Repository}}:{{.Tag}}"]
+        images = [
+            "docker",
+            "image",
+            "ls",
+            "--filter",
+            f"reference={self.stack.name}*/*",
+            "--format",
+            "{{.Repository}}:{{.Tag}}",
+        ]
         names = subprocess.run(images, check=True, capture_output=True, text=True).stdout.split()
         assert {name for name in names if not re.fullmatch(rf"{self.stack.name}/[a-z-]+:{version}", name)} == set()
         wait_until(lambda: self.stack.is_served(self.login), "the stack serves")
@@ -114,7 +135,8 @@ class Releases:
         token = ""
         while True:
             page = self.stack.ask(
-                f"{API}/metrics/get-history?run_id={self.run}&metric_key=step&max_results=10000&page_token={token}", self.login
+                f"{API}/metrics/get-history?run_id={self.run}&metric_key=step&max_results=10000&page_token={token}",
+                self.login,
             ).json()
             steps |= {int(each["step"]) for each in page.get("metrics", [])}
             if not (token := page.get("next_page_token", "")):
@@ -149,7 +171,7 @@ class Writer:
     def longest_gap(self) -> float:
         """Seconds between two answers of 200, the longest."""
         good = [moment for moment, status, _ in self.answers if status == 200]
-        return max(later - earlier for earlier, later in zip(good, good[1:], strict=False))
+        return max(later - earlier for earlier, later in itertools.pairwise(good))
 
     def __enter__(self) -> Self:
         self._thread = threading.Thread(target=self.write)
@@ -179,7 +201,7 @@ def empty(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def releases(make_deployment: Callable[..., Deployment]) -> Iterator[Releases]:
+def releases(make_deployment: Callable[..., Deployment]) -> Releases:
     """A stack of the previous code, as its ./stack makes it, and the present code in the folder as the next release."""
     stack = make_deployment("upgraded")
     put_previous_code(stack.root)
@@ -195,7 +217,7 @@ def releases(make_deployment: Callable[..., Deployment]) -> Iterator[Releases]:
     empty(stack.root)
     copy_checkout(stack.root)
     releases.make("v0.99.1", "0.99.1")
-    yield releases
+    return releases
 
 
 def test_what_can_not_be_upgraded_is_said_in_one_line(releases: Releases) -> None:
@@ -253,7 +275,7 @@ def test_the_previous_code_becomes_this_one_while_a_client_goes_on(releases: Rel
         result = releases.upgrade("--from", "previous")
         seconds = time.monotonic() - begun
     assert result.returncode == 0, result.stderr
-    print(f"upgrade: {seconds:.1f} s, without service {writer.longest_gap:.1f} s")  # noqa: T201 - the figures
+    print(f"upgrade: {seconds:.1f} s, without service {writer.longest_gap:.1f} s")
     releases.check_whole("0.99.1")
     assert "0.99.1" in result.stderr
     assert "in the backup 20" in result.stderr
@@ -291,12 +313,15 @@ def test_a_migration_that_fails_leads_back_to_the_old_data_and_images(releases: 
     assert result.returncode == 1
     assert "why: the databases were not migrated" in result.stderr
     assert "division by zero" in result.stderr
-    print(f"back: without service {writer.longest_gap:.1f} s")  # noqa: T201 - the figures
+    print(f"back: without service {writer.longest_gap:.1f} s")
     releases.check_whole("0.99.1")
     assert {service: releases.stack.container(service)["Image"] for service in SERVERS} == images
     assert count_rows(releases) == before
-    assert releases.ask_postgres("mlflow", "SELECT count(*) FROM pg_indexes WHERE indexname = 'stack_runs_failing'") == "0"
-    privileges = "SELECT has_database_privilege('backup', 'mlflow', 'CONNECT'), has_database_privilege('auth', 'mlflow', 'CONNECT')"
+    assert (
+        releases.ask_postgres("mlflow", "SELECT count(*) FROM pg_indexes WHERE indexname = 'stack_runs_failing'") == "0"
+    )
+    may = "has_database_privilege('{}', 'mlflow', 'CONNECT')"
+    privileges = f"SELECT {may.format('backup')}, {may.format('auth')}"
     assert releases.ask_postgres("postgres", privileges) == "t|f"
     assert git(releases.root, "rev-parse", "HEAD") == git(releases.root, "rev-parse", "v0.99.1")
     releases.stack.check("backup")
@@ -317,7 +342,7 @@ def count_rows(releases: Releases) -> dict[str, int]:
 
 
 def is_retried(releases: Releases, how: str, seconds: float) -> str:
-    """Begin an upgrade to the other release, kill something after that time; return the version that runs in the end."""
+    """Begin an upgrade to the other release, kill something after that time; return which runs in the end."""
     ends = {"0.99.1": "0.99.3", "0.99.3": "0.99.1"}
     [old] = releases.find_versions()
     with Writer(releases):
@@ -337,15 +362,15 @@ def is_retried(releases: Releases, how: str, seconds: float) -> str:
             upgrade.wait(60)
             command = random.choice((["upgrade"], ["up", "--no-train"]))
             result = releases.stack.run(*command, timeout=400)
-            print(f"killed after {seconds:.1f} s; {command[0]}: {result.returncode} {result.stderr}")  # noqa: T201
+            print(f"killed after {seconds:.1f} s; {command[0]}: {result.returncode} {result.stderr}")
             # (killed before it had begun, the files are the old ones, and no upgrade is to be finished)
             assert result.returncode == 0, result.stderr
         else:
             name = ["docker", "container", "inspect", "--format", "{{.State.Pid}}", f"{releases.stack.name}-{how}-1"]
-            if pid := int(subprocess.run(name, capture_output=True, text=True).stdout or 0):
+            if pid := int(subprocess.run(name, check=False, capture_output=True, text=True).stdout or 0):
                 os.kill(pid, signal.SIGKILL)
             _, said = upgrade.communicate(timeout=400)
-            print(f"killed {how} after {seconds:.1f} s: {upgrade.returncode} {said}")  # noqa: T201
+            print(f"killed {how} after {seconds:.1f} s: {upgrade.returncode} {said}")
             assert upgrade.returncode in (0, 1)
             if upgrade.returncode == 1:
                 assert "runs as before" in said or "runs on" in said, said
@@ -357,7 +382,18 @@ def test_killed_at_any_moment_it_ends_old_or_new(releases: Releases, soak: bool)
     git(releases.root, "checkout", "--quiet", "v0.99.1")
     releases.make("v0.99.3", "0.99.3")
     git(releases.root, "checkout", "--quiet", "v0.99.1")
-    victims = ["./stack", "nginx", "./stack", "mlflow", "./stack", "postgres", "./stack", "objectstore", "./stack", "backup"]
+    victims = [
+        "./stack",
+        "nginx",
+        "./stack",
+        "mlflow",
+        "./stack",
+        "postgres",
+        "./stack",
+        "objectstore",
+        "./stack",
+        "backup",
+    ]
     for how in victims if soak else ["./stack", random.choice(victims[1::2])]:
         version = is_retried(releases, how, random.uniform(1, 22))
         releases.check_whole(version)
@@ -365,7 +401,7 @@ def test_killed_at_any_moment_it_ends_old_or_new(releases: Releases, soak: bool)
 
 
 def test_mlflow_2_22_is_upgraded_with_its_data(releases: Releases, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both databases as MLflow 2.22 made them; the running server has not touched them. Run last: it replaces the rows."""
+    """Both databases as MLflow 2.22 made them; the server has not touched them. The last test: it replaces all rows."""
     stack = releases.stack
     for name in ("mlflow", "auth"):
         releases.ask_postgres(name, f"drop schema public cascade; create schema public authorization {name}")
@@ -375,13 +411,16 @@ def test_mlflow_2_22_is_upgraded_with_its_data(releases: Releases, monkeypatch: 
         if name.endswith("_database")
     )
     passwords = dict(
-        line.split(":")[3:5] for line in stack.compose("exec", "-T", "mlflow", "cat", "/run/secrets/pgpass").splitlines()
+        line.split(":")[3:5]
+        for line in stack.compose("exec", "-T", "mlflow", "cat", "/run/secrets/pgpass").splitlines()
     )
     uris = {
         name: f"postgresql+psycopg2://{name}:{password}@{address}:5432/{name}" for name, password in passwords.items()
     }
     script = Path(schema_2_22.__file__)
-    made = subprocess.run([OLD_CLIENT, script, uris["mlflow"], uris["auth"]], cwd="/tmp", capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [OLD_CLIENT, script, uris["mlflow"], uris["auth"]], cwd="/tmp", capture_output=True, text=True, check=False
+    )
     assert made.returncode == 0, made.stderr
     wanted = json.loads(made.stdout)
     old = releases.ask_postgres("mlflow", "SELECT version_num FROM alembic_version")

@@ -1,4 +1,4 @@
-"""What ./stack upgrade asks of a new version before anybody else may: log in, write, read, delete, and bytes both ways."""
+"""What ./stack upgrade asks of a new version before anybody else may: a login, rows and bytes, both ways."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRIC, PARAM = 0.1 + 0.2, "a parameter"
 
 
 def try_out(settings: Settings) -> float:
-    """Do what a client does, in an experiment of its own that is deleted after. Return the seconds. Raises FaultError."""
+    """Do what a client does, in an experiment that is deleted after; return the seconds. Raises FaultError."""
     trial = Trial(Api(settings))
     trial.wait()
     start = time.monotonic()
@@ -55,9 +55,11 @@ class Trial:
                 time.sleep(0.1)
 
     def post(self, path: str, **fields: Any) -> dict[str, Any]:
+        """Return the answer to a POST."""
         return self._insist(lambda: self.api.ask("POST", f"{API}/{path}", **fields))
 
     def get(self, path: str, **fields: Any) -> dict[str, Any]:
+        """Return the answer to a GET."""
         return self._insist(lambda: self.api.ask("GET", f"{API}/{path}", **fields))
 
     def carry(self, method: str, path: str, data: bytes | None = None) -> bytes:

@@ -1,11 +1,15 @@
 """Make a database as MLflow 2.22 leaves it, with data, and print what its own client reads there.
 
-Run by the old client's interpreter (/opt/mlflow-2.22/bin/python) with the URIs of two empty databases, MLflow's and the user
-store's: MLflow 2.22 itself makes the tables, and its chain of migrations (`mlflow db upgrade`) brings them to its newest schema.
+Run by the old client's interpreter (/opt/mlflow-2.22/bin/python) with the URIs of two empty databases, MLflow's and the
+user store's: MLflow 2.22 itself makes the tables, and its migrations (`mlflow db upgrade`) bring them to its newest
+schema.
 """
+
+from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -14,17 +18,18 @@ from mlflow.entities import Metric, Param, RunTag
 RUNS = 20
 
 
-def main(uri, auth_uri):
+def main(uri: str, auth_uri: str) -> None:
     assert mlflow.__version__.startswith("2.22."), mlflow.__version__
-    import sqlalchemy.pool
+    import sqlalchemy.pool as pools
 
     # (a name that 2.22 only lists, and that SQLAlchemy 2.1 has no more)
-    sqlalchemy.pool.FallbackAsyncAdaptedQueuePool = sqlalchemy.pool.AsyncAdaptedQueuePool
+    pools.FallbackAsyncAdaptedQueuePool = pools.AsyncAdaptedQueuePool  # type: ignore[attr-defined]
     fill(uri)
     from mlflow.server.auth.db.utils import migrate
     from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+    from sqlalchemy import create_engine
 
-    migrate(sqlalchemy.create_engine(auth_uri), "head")
+    migrate(create_engine(auth_uri), "head")
     users = SqlAlchemyStore()
     users.init_db(auth_uri)
     users.create_user("admin", "a password of the old one's", is_admin=True)
@@ -32,7 +37,7 @@ def main(uri, auth_uri):
     users.create_experiment_permission("1", "ann", "EDIT")
 
 
-def fill(uri):
+def fill(uri: str) -> None:
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     experiment = client.create_experiment("from 2.22", artifact_location="mlflow-artifacts:/22", tags={"team": "één"})
     for number in range(RUNS):
@@ -47,7 +52,7 @@ def fill(uri):
     print(json.dumps(read(client)))
 
 
-def read(client):
+def read(client: MlflowClient) -> dict[str, Any]:
     """Return what there is, by whichever version's client."""
     experiments = {found.name: found for found in client.search_experiments()}
     experiment = experiments["from 2.22"]
