@@ -241,13 +241,10 @@ def test_what_can_not_be_upgraded_is_said_in_one_line(releases: Releases) -> Non
     (releases.root / "stack").write_text((releases.root / "stack").read_text() + "\n")
     assert "changes that no commit has" in refuse("--from", "previous")
     git(releases.root, "checkout", "--quiet", "stack")
-    stack.compose("stop", "follower", "serving")
-    wait_until(lambda: stack.container("nginx")["State"]["Running"], "the gateway runs")
-    subprocess.run(["docker", "pause", f"{stack.name}-postgres-1"], check=True, capture_output=True)
+    subprocess.run(["docker", "pause", f"{stack.name}-follower-1"], check=True, capture_output=True)
     said = refuse("--from", "previous")
-    subprocess.run(["docker", "unpause", f"{stack.name}-postgres-1"], check=True, capture_output=True)
-    assert f"stack '{stack.name}' is not well: postgres" in said
-    stack.compose("start", "follower", "serving")
+    subprocess.run(["docker", "unpause", f"{stack.name}-follower-1"], check=True, capture_output=True)
+    assert f"stack '{stack.name}' is not well: follower:" in said
     with (releases.root / ".upgrade" / stack.name / "turn").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         turn.write(f"upgrade {os.getpid()}\n")
@@ -257,12 +254,13 @@ def test_what_can_not_be_upgraded_is_said_in_one_line(releases: Releases) -> Non
             result = stack.run(*command)
             assert result.returncode == 1, command
             assert "./stack upgrade runs at the moment" in result.stderr, (command, result.stderr)
-    holder = subprocess.Popen(
-        ["docker", "exec", f"{stack.name}-backup-1", "flock", "/backups/lock", "sleep", "4"], stdout=subprocess.DEVNULL
-    )
-    time.sleep(1)
-    assert "a backup is being made or removed at the moment" in refuse("--from", "previous")
-    holder.wait(20)
+    in_backup = ["docker", "exec", "--interactive", f"{stack.name}-backup-1", "flock"]
+    with subprocess.Popen([*in_backup, "/backups/lock", "cat"], stdin=subprocess.PIPE) as holder:
+        taken = [*in_backup, "--nonblock", "/backups/lock", "true"]
+        wait_until(lambda: subprocess.run(taken, check=False).returncode == 1, "somebody has the lock of backups")
+        assert "a backup is being made or removed at the moment" in refuse("--from", "previous")
+        assert holder.stdin is not None
+        holder.stdin.close()
 
 
 def has_upgrade(releases: Releases) -> bool:
