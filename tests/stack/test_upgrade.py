@@ -344,31 +344,25 @@ def is_retried(releases: Releases, how: str, seconds: float) -> str:
     """Begin an upgrade to the other release, kill something after that time; return which runs in the end."""
     ends = {"0.99.1": "0.99.3", "0.99.3": "0.99.1"}
     [old] = releases.find_versions()
-    with Writer(releases):
-        upgrade = subprocess.Popen(
-            ["./stack", "upgrade", "--to", f"v{ends[old]}"],
-            cwd=releases.root,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    log = releases.root.parent / "upgrade.log"
+    with Writer(releases), log.open("w") as said_to:
+        command = ["./stack", "upgrade", "--to", f"v{ends[old]}"]
+        upgrade = subprocess.Popen(command, cwd=releases.root, stdin=subprocess.DEVNULL, stderr=said_to)
         time.sleep(seconds)
         if how == "./stack":
             upgrade.kill()
-            assert upgrade.stderr is not None
-            upgrade.stderr.close()
             upgrade.wait(60)
             command = random.choice((["upgrade"], ["up", "--no-train"]))
             result = releases.stack.run(*command, timeout=400)
-            print(f"killed after {seconds:.1f} s; {command[0]}: {result.returncode} {result.stderr}")
+            print(f"killed after {seconds:.1f} s; {command[0]}: {log.read_text()} {result.stderr}")
             # (killed before it had begun, the files are the old ones, and no upgrade is to be finished)
             assert result.returncode == 0, result.stderr
         else:
             name = ["docker", "container", "inspect", "--format", "{{.State.Pid}}", f"{releases.stack.name}-{how}-1"]
             if pid := int(subprocess.run(name, check=False, capture_output=True, text=True).stdout or 0):
                 os.kill(pid, signal.SIGKILL)
-            _, said = upgrade.communicate(timeout=400)
+            upgrade.wait(400)
+            said = log.read_text()
             print(f"killed {how} after {seconds:.1f} s: {upgrade.returncode} {said}")
             assert upgrade.returncode in (0, 1)
             if upgrade.returncode == 1:
@@ -419,9 +413,8 @@ def test_mlflow_2_22_is_upgraded_with_its_data(releases: Releases, monkeypatch: 
         name: f"postgresql+psycopg2://{name}:{password}@{address}:5432/{name}" for name, password in passwords.items()
     }
     script = Path(schema_2_22.__file__)
-    made = subprocess.run(
-        [OLD_CLIENT, script, uris["mlflow"], uris["auth"]], cwd="/tmp", capture_output=True, text=True, check=False
-    )
+    command = [OLD_CLIENT, script, uris["mlflow"], uris["auth"], releases.login[1]]
+    made = subprocess.run(command, cwd="/tmp", capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     wanted = json.loads(made.stdout)
     old = releases.ask_postgres("mlflow", "SELECT version_num FROM alembic_version")
@@ -438,4 +431,6 @@ def test_mlflow_2_22_is_upgraded_with_its_data(releases: Releases, monkeypatch: 
     found: dict[str, Any] = json.loads(json.dumps(schema_2_22.read(MlflowClient())))
     assert found == wanted
     assert stack.ask(PROBE, releases.login).status_code == 200
+    asked = f"{API}/experiments/get?experiment_id={wanted['experiment'][0]}"
+    assert stack.ask(asked, ("ann", schema_2_22.ANN)).status_code == 200
     assert releases.find_versions() == {version}

@@ -16,9 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 
 RUNS = 20
+ANN = "the password of somebody who may edit it"
 
 
-def main(uri: str, auth_uri: str) -> None:
+def main(uri: str, auth_uri: str, password: str) -> None:
     assert mlflow.__version__.startswith("2.22."), mlflow.__version__
     import sqlalchemy.pool as pools
 
@@ -32,8 +33,8 @@ def main(uri: str, auth_uri: str) -> None:
     migrate(create_engine(auth_uri), "head")
     users = SqlAlchemyStore()
     users.init_db(auth_uri)
-    users.create_user("admin", "a password of the old one's", is_admin=True)
-    users.create_user("ann", "another password, of hers")
+    users.create_user("admin", password, is_admin=True)
+    users.create_user("ann", ANN)
     users.create_experiment_permission("1", "ann", "EDIT")
 
 
@@ -79,7 +80,10 @@ def read(client: MlflowClient) -> dict[str, Any]:
             [point.value, point.timestamp, point.step]
             for point in client.get_metric_history(min(found.info.run_id for found in runs), "loss")
         ],
-        "models": [[found.name, found.tags, found.description, found.aliases] for found in models],
+        "models": [
+            [found.name, found.tags, found.description, {name: str(version) for name, version in found.aliases.items()}]
+            for found in models
+        ],
         "version": client.get_model_version_by_alias("Model of 2.22", "champion").source,
     }
 
