@@ -81,7 +81,7 @@ def find_pending(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> list[s
                     f"the database {name} is at revision {found}, which this version does not know: it was last used "
                     "by a newer one, and there is no way down but ./stack restore"
                 )
-            pending.append(f"database {name}: schema {found or '(empty)'} to {wanted}")
+            pending.append(f"database {name}: schema {found or 'not noted'} to {wanted}")
     if pending:
         return pending  # (the tables that are asked below may not be there)
     if not indexes.has_all(tracking):
