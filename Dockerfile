@@ -88,7 +88,7 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
     && install -d -o mlflow -g mlflow -m 0750 /run/mlflow \
     && install -d -o objectstore -g objectstore -m 0750 /run/objectstore \
     && install -d -o serving -g serving -m 0750 /run/serving \
-    && install -d -o nginx -g nginx -m 0755 /var/log/stack
+    && install -d -o nginx -g nginx -m 0755 /var/log/stack /var/lib/stack
 COPY --from=pages /pages /usr/share/mlflow
 COPY --chmod=0755 nginx/gateway nginx/healthcheck /usr/local/bin/
 USER nginx

@@ -8,6 +8,7 @@ import pytest
 LONGEST = [
     "test_fast.py",
     "test_own_stack.py",
+    "test_upgrade.py",
     "test_store_migration.py",
     "test_gc.py",
     "test_artifact_faults.py",

@@ -23,7 +23,7 @@ import typer
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from serving import batches
 from tracking import roles, settings
@@ -58,30 +58,43 @@ def wait_for_database(engine: sqlalchemy.Engine) -> None:
     engine.connect().close()
 
 
-def is_current(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> bool:
-    """Return whether nothing is to be done, by what alembic's tables say: to import MLflow takes seconds."""
+def find_pending(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> list[str]:
+    """Return what is to be done, by what alembic's tables say: to import MLflow takes seconds. Raises SettingsError."""
     package = importlib.util.find_spec("mlflow")  # finds, doesn't import
     if package is None or package.origin is None:
-        return False
+        return ["MLflow is not where it is looked for"]
     folder = Path(package.origin).parent
+    pending: list[str] = []
     for engine, migrations, table in (
         (tracking, folder / "store/db_migrations", "alembic_version"),
         (auth, folder / "server/auth/db/migrations", "alembic_version_auth"),
     ):
         config = Config()
         config.set_main_option("script_location", str(migrations))
+        script = ScriptDirectory.from_config(config)
         with engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"version_table": table})
-            if context.get_current_revision() != ScriptDirectory.from_config(config).get_current_head():
-                return False
+            found, wanted = context.get_current_revision(), script.get_current_head()
+        if found != wanted:
+            name = engine.url.database
+            if found not in {None, *(each.revision for each in script.walk_revisions())}:
+                raise settings.SettingsError(
+                    f"the database {name} is at revision {found}, which this version does not know: it was last used "
+                    "by a newer one, and there is no way down but ./stack restore"
+                )
+            pending.append(f"database {name}: schema {found or 'not noted'} to {wanted}")
+    if pending:
+        return pending  # (the tables that are asked below may not be there)
     if not indexes.has_all(tracking):
-        return False
+        pending.append("database mlflow: indexes of the stack's own")
     made = sqlalchemy.text("SELECT count(*) FROM roles WHERE workspace = :workspace AND name IN :names")
     made = made.bindparams(sqlalchemy.bindparam("names", expanding=True))
     with auth.connect() as connection:
         has_admin = connection.execute(sqlalchemy.text("SELECT EXISTS (SELECT FROM users WHERE is_admin)")).scalar()
-        found = connection.execute(made, {"workspace": roles.WORKSPACE, "names": list(roles.DESCRIPTIONS)}).scalar()
-    return bool(has_admin) and found == len(roles.DESCRIPTIONS)
+        count = connection.execute(made, {"workspace": roles.WORKSPACE, "names": list(roles.DESCRIPTIONS)}).scalar()
+    if not has_admin or count != len(roles.DESCRIPTIONS):
+        pending.append("database auth: roles and accounts of the stack's own")
+    return pending
 
 
 def upgrade_tracking(engine: sqlalchemy.Engine) -> None:
@@ -247,6 +260,7 @@ def main(
     reset_passwords: Annotated[
         bool, typer.Option(help="set the accounts' passwords to those in the secret files")
     ] = False,
+    pending: Annotated[bool, typer.Option("--pending", help="only print what would be done to the databases")] = False,
 ) -> None:
     """Upgrade both databases and make roles and accounts."""
     start = time.monotonic()
@@ -257,7 +271,11 @@ def main(
         tracking = sqlalchemy.create_engine(chosen.database_uri)
         auth = sqlalchemy.create_engine(chosen.auth_database_uri)
         wait_for_database(tracking)
-        if reset_passwords or not is_current(tracking, auth):
+        to_do = find_pending(tracking, auth)
+        if pending:
+            print("".join(f"{line}\n" for line in to_do), end="")
+            return
+        if reset_passwords or to_do:
             upgrade_tracking(tracking)
             upgrade_auth(auth)
             make_accounts(auth, reset_passwords)
@@ -269,6 +287,9 @@ def main(
         sys.exit("\n".join(f"migrate: {line}" for line in str(error).splitlines()))
     except OperationalError as error:
         sys.exit(f"migrate: the database can't be used: {str(error.orig).strip()}: see ./stack logs postgres")
+    except DBAPIError as error:
+        said = str(error.orig).strip().splitlines()[0]
+        sys.exit(f"migrate: the databases could not be brought to this version's schema: {said}")
     print(f"migrate: both databases are at this version's schema ({time.monotonic() - start:.1f} s)")
 
 

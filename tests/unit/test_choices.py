@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
+import subprocess
 from pathlib import Path
 
 import yaml
@@ -69,3 +71,12 @@ def test_every_image_is_a_stage_of_the_one_dockerfile() -> None:
     services = yaml.safe_load(COMPOSE.replace("${STACK_OBJECTSTORE:-minio}", "minio"))["services"]
     assert {service["build"]["target"] for service in services.values()} <= stages
     assert "seaweedfs" in stages
+
+
+def test_the_copy_of_a_release_has_all_that_git_knows() -> None:
+    listed = re.findall(r"^list_release\(\) .*?for part in (.*?); do$", STACK, re.MULTILINE | re.DOTALL)[0]
+    patterns = listed.replace("\\\n", " ").replace("./", "").split()
+    known = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\n")
+    tops = {name.split("/")[0] for name in known if name}
+    assert {top for top in tops if not any(fnmatch.fnmatch(top, pattern) for pattern in patterns)} == set()
+    assert ".env" not in patterns

@@ -140,6 +140,13 @@ def collect(
         report.note("nothing was removed: ./stack gc --apply removes it, with the same options")
 
 
+@app.command(hidden=True)
+def forget(prefix: str) -> None:
+    """Remove for good the deleted experiments whose names begin so, as ./stack upgrade does with its own."""
+    chosen, engine, bucket = open_all()
+    collection.forget(chosen, engine, bucket, prefix)
+
+
 def print_result(result: collection.Result) -> None:
     """Print the tables, those with something in them."""
     numbers = frozenset({"ROWS", "OBJECTS", "VERSIONS", "BYTES"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy
@@ -154,3 +154,21 @@ def apply(chosen: Settings, engine: sqlalchemy.Engine, bucket: Bucket, limits: L
         uploads = removal.remove_stale_uploads(bucket, limits.uploads)
         entries += trash.forget(engine, limits.rows, apply=True)
     return Result(True, gone, kept, survey, finished, versions, uploads, entries)
+
+
+def forget(chosen: Settings, engine: sqlalchemy.Engine, bucket: Bucket, prefix: str) -> None:
+    """Remove the deleted experiments whose names begin so, and nothing else."""
+    named = sqlalchemy.text(
+        "SELECT CAST(experiment_id AS varchar) FROM experiments WHERE starts_with(name, :prefix)"
+        " AND lifecycle_stage = 'deleted'"
+    )
+    with removal.lock(engine):
+        with engine.connect() as connection:
+            names = {identifier for (identifier,) in connection.execute(named, {"prefix": prefix})}
+        now = int(datetime.now(UTC).timestamp() * 1000)
+        units = make_plan(catalog.read_catalog(engine), bucket.name, now).units
+        going = [unit for unit in units if unit.kind == EXPERIMENT and unit.identifier in names]
+        if going:
+            remover = removal.Remover(engine, chosen.database_uri, bucket)
+            for unit in going:
+                remover.remove(unit, now)
