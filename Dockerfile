@@ -168,6 +168,17 @@ RUN python -m compileall -q /app
 USER backup
 ENTRYPOINT ["python", "-m", "backup"]
 
+# An account of its own it needs none: it is the artifacts service's, which reads and writes rows and objects.
+FROM app AS importer
+COPY --from=rclone-wheel /opt/rclone/bin/rclone /usr/local/bin/rclone
+COPY --chmod=0755 services/importer/ /app/
+COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py /app/admin/
+COPY --chmod=0755 services/artifacts/artifacts/__init__.py services/artifacts/artifacts/report.py /app/artifacts/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py /app/tracking/
+RUN python -m compileall -q /app && install -d -o artifacts -g artifacts -m 0700 /work
+USER artifacts
+ENTRYPOINT ["python", "-m", "importer"]
+
 FROM app AS serving
 COPY --chmod=0755 services/serving/ /app/
 RUN python -m compileall -q /app && install -d -o serving -g serving -m 0750 /run/serving \

@@ -11,6 +11,7 @@ LONGEST = [
     "test_upgrade.py",
     "test_store_migration.py",
     "test_gc.py",
+    "test_import.py",
     "test_artifact_faults.py",
     "test_tls.py",
     "test_sweep.py",

@@ -200,6 +200,36 @@ def drift(
         _exit(REFUSED, f"drifted: {model}: the PSI of {', '.join(drifted)} is above {limit:g}")
 
 
+@app.command("export")
+def export_archive(
+    name: Annotated[str, typer.Argument(metavar="EXPERIMENT|MODEL", help="Its name.")],
+    output: Annotated[str, typer.Option(help="The archive.")],
+    kind: Annotated[str | None, typer.Option(help="experiment or model, where both bear the name.")] = None,
+) -> None:
+    """Write an experiment, or a registered model with its runs, into an archive."""
+    if kind not in (None, "experiment", "model"):
+        raise typer.BadParameter(f"--kind {kind!r}: choose experiment or model")
+    with _edge(name) as client:
+        from lifecycle import exporting
+        from lifecycle.server import Server
+
+        exporting.export(Server(client), name, kind, sys.stdout.buffer, _say)
+        _say(f"Written to {output}")
+
+
+@app.command("import")
+def import_archive(
+    source: Annotated[Path, typer.Option("--input", help="Archive of ./stack export.")],
+    name: Annotated[str | None, typer.Option(help="What it is to be called here.", show_default="as there")] = None,
+) -> None:
+    """Make again what an archive holds."""
+    with _edge(source.name) as client:
+        from lifecycle import importing
+        from lifecycle.server import Server
+
+        importing.import_archive(Server(client), source, name, _tell)
+
+
 def _tell(line: str) -> None:
     typer.echo(line)
 

@@ -1,0 +1,1 @@
+"""Takes over what another MLflow holds: ./stack import-mlflow."""
