@@ -11,7 +11,7 @@ conf=/tmp/space.conf  # (postgresql.conf includes it; without a server it is as 
 set -- $(stat --file-system --format '%a %S' "$(dirname "$PGDATA")")
 free=$(($1 * $2 / 1048576))
 
-tell() { # what the log is to say
+tell() {        # what the log is to say
     kill -HUP 1 # (of the start, where it is the shell, it is ignored)
     printf 'postgres: %s\n' "$1" >/proc/1/fd/2
 }

@@ -343,9 +343,7 @@ def begin_training(kind: str) -> tuple[subprocess.Popen[str], str]:
     """Begin a training that logs rows or files; return it in its middle, and its run's id."""
     command = [sys.executable, "-c", TRAINING, kind]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
-    training = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    training = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert training.stdout
     return training, training.stdout.readline().strip()
 

@@ -189,9 +189,7 @@ def find_lost(stack: Deployment, login: Login, experiment: str, ledger: Ledger) 
     def has_batch(run: str) -> int:
         """Return how much of a batch is there."""
         batch = make_batch(run)
-        return sum(
-            read(run, kind).get(item["key"]) == item["value"] for kind, items in batch.items() for item in items
-        )
+        return sum(read(run, kind).get(item["key"]) == item["value"] for kind, items in batch.items() for item in items)
 
     entries = ledger.read()
     versions = {
@@ -240,7 +238,7 @@ def find_versions(session: requests.Session, stack: Deployment, model: str) -> l
     found: list[dict[str, Any]] = []
     token = ""
     while True:
-        asked = {"filter": f"name = '{model}'", "max_results": 1000, "page_token": token}
+        asked = {"filter": f"name = '{model}'", "max_results": "1000", "page_token": token}
         page = session.get(f"{stack.url}{API}model-versions/search", params=asked, timeout=60).json()
         found += page.get("model_versions", [])
         if not (token := page.get("next_page_token", "")):

@@ -191,9 +191,7 @@ class Disk:
 
 def read_disks(text: str) -> list[Disk]:
     """Return the disks in the same stream."""
-    return [
-        Disk(value["Disk"], value["used"], value["free"]) for value in read_json_values(text) if "Disk" in value
-    ]
+    return [Disk(value["Disk"], value["used"], value["free"]) for value in read_json_values(text) if "Disk" in value]
 
 
 def measure_disk(name: str, folder: Path) -> Disk:

@@ -1,7 +1,7 @@
 """Runs that are said to run, and of which nobody has written anything for long: their process was killed, mostly.
 
-When a row was written, Postgres knows (track_commit_timestamp in services/postgres/postgresql.conf): a client's own times are
-what it likes. What was written before the stack kept that counts by the run's own times.
+When a row was written, Postgres knows (track_commit_timestamp in services/postgres/postgresql.conf): a client's own
+times are what it likes. What was written before the stack kept that counts by the run's own times.
 """
 
 from __future__ import annotations
@@ -17,46 +17,40 @@ from artifacts.objects import Bucket
 from artifacts.places import find_folder
 
 TAG = "stack.orphan"
-OPEN = "('RUNNING', 'SCHEDULED')"
-RUNS = (
-    "SELECT run_uuid, runs.name, experiments.name AS experiment, user_id, artifact_uri FROM runs"
-    " JOIN experiments USING (experiment_id)"
-    f" WHERE status IN {OPEN} AND runs.lifecycle_stage = 'active' AND start_time < :before"
-    " AND (CAST(:experiment AS varchar) IS NULL OR experiments.name = :experiment) ORDER BY start_time"
-)
-# A run's children are part of it: a search's parent is silent itself while its trials go on.
-FAMILY = (
-    "WITH RECURSIVE family (run) AS (SELECT CAST(:run AS varchar) UNION SELECT tags.run_uuid FROM tags"
-    " JOIN family ON tags.key = 'mlflow.parentRunId' AND tags.value = family.run) "
-)
-# Where a run's writes leave a row, and by which column it is the run's.
-TABLES = {
-    "runs": "run_uuid",
-    "metrics": "run_uuid",
-    "latest_metrics": "run_uuid",
-    "params": "run_uuid",
-    "tags": "run_uuid",
-    "inputs": "destination_id",
-    "logged_models": "source_run_id",
-}
-WRITTEN = " UNION ALL ".join(
-    f"SELECT max(pg_xact_commit_timestamp({table}.xmin)) AS at FROM {table} JOIN family ON {table}.{column} = family.run"  # noqa: S608 - names of our own
-    for table, column in TABLES.items()
-)
-OWN = (
-    "SELECT to_timestamp(max(start_time) / 1000.0) AS at FROM runs JOIN family ON run_uuid = family.run"
-    " UNION ALL SELECT to_timestamp(max(timestamp) / 1000.0) FROM latest_metrics JOIN family ON run_uuid = family.run"
-    " WHERE timestamp <= 1000 * extract(epoch FROM now())"
-)
-LAST_WRITE = text(f"{FAMILY}SELECT max(at) FROM ({WRITTEN} UNION ALL {OWN}) AS written")  # nosec B608: names of our own
-MARK = text(
-    "UPDATE runs SET status = 'KILLED', end_time = :end"
-    f" WHERE run_uuid = :run AND status IN {OPEN} AND lifecycle_stage = 'active'"  # nosec B608
-)
-EXPLAIN = text(
-    "INSERT INTO tags (key, value, run_uuid) VALUES (:key, :value, :run)"
-    " ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value"
-)
+RUNS = text("""
+    SELECT run_uuid, runs.name, experiments.name AS experiment, user_id, artifact_uri
+    FROM runs JOIN experiments USING (experiment_id)
+    WHERE status IN ('RUNNING', 'SCHEDULED') AND runs.lifecycle_stage = 'active' AND start_time < :before
+        AND (CAST(:experiment AS varchar) IS NULL OR experiments.name = :experiment)
+    ORDER BY start_time
+""")
+# Where a run's writes leave a row. (Its children are part of it: a search is silent while its trials go on.) At
+# the end its own times, for what is older than the times of commits that are kept.
+LAST_WRITE = text("""
+    WITH RECURSIVE family (run) AS (
+        SELECT CAST(:run AS varchar)
+        UNION SELECT run_uuid FROM tags JOIN family ON key = 'mlflow.parentRunId' AND value = run
+    ), written (at) AS (
+        SELECT max(pg_xact_commit_timestamp(runs.xmin)) FROM runs JOIN family ON run_uuid = run
+        UNION ALL SELECT max(pg_xact_commit_timestamp(metrics.xmin)) FROM metrics JOIN family ON run_uuid = run
+        UNION ALL SELECT max(pg_xact_commit_timestamp(params.xmin)) FROM params JOIN family ON run_uuid = run
+        UNION ALL SELECT max(pg_xact_commit_timestamp(tags.xmin)) FROM tags JOIN family ON run_uuid = run
+        UNION ALL SELECT max(pg_xact_commit_timestamp(inputs.xmin)) FROM inputs JOIN family ON destination_id = run
+        UNION ALL SELECT max(pg_xact_commit_timestamp(logged_models.xmin)) FROM logged_models
+            JOIN family ON source_run_id = run
+        UNION ALL SELECT to_timestamp(max(start_time) / 1000.0) FROM runs JOIN family ON run_uuid = run
+        UNION ALL SELECT to_timestamp(max(timestamp) / 1000.0) FROM latest_metrics JOIN family ON run_uuid = run
+            WHERE timestamp <= 1000 * extract(epoch FROM now())
+    ) SELECT max(at) FROM written
+""")
+MARK = text("""
+    UPDATE runs SET status = 'KILLED', end_time = :end
+    WHERE run_uuid = :run AND status IN ('RUNNING', 'SCHEDULED') AND lifecycle_stage = 'active'
+""")
+EXPLAIN = text("""
+    INSERT INTO tags (key, value, run_uuid) VALUES (:key, :value, :run)
+    ON CONFLICT (key, run_uuid) DO UPDATE SET value = excluded.value
+""")
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def find_silent(engine: sqlalchemy.Engine, bucket: Bucket, limit: datetime, expe
     found = []
     with engine.connect() as connection:
         asked = {"before": int(limit.timestamp() * 1000), "experiment": experiment}
-        for row in connection.execute(text(RUNS), asked).all():
+        for row in connection.execute(RUNS, asked).all():
             last = find_last_write(connection, row.run_uuid)
             if last >= limit:
                 continue
@@ -105,7 +99,7 @@ def find_last_write(connection: Any, run: str) -> datetime:
 def mark(engine: sqlalchemy.Engine, silent: Silent, limit: datetime) -> bool:
     """Say of a run that it was killed when it was last heard of; False if it ended or wrote meanwhile.
 
-    A run that goes on after all is not held up by it: it may be written to, and its own end takes the place of this one.
+    A run that goes on after all is not held up by it: it may be written to, and its own end takes this one's place.
     """
     with engine.begin() as connection:
         connection.execute(text("SELECT 1 FROM runs WHERE run_uuid = :run FOR UPDATE"), {"run": silent.run})
