@@ -6,11 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
-from stack.deployment import Deployment
+from stack.deployment import Deployment, wait_until
 
 IMAGE = os.environ.get("STACK_TEST_IMAGE", "mlflow-stack/tests:0.1.0")
 USERS = {"postgres": 10001, "objectstore": 10002}  # Dockerfile
 VOLUMES = {"postgres": "postgres-data", "objectstore": "objectstore-data"}
+READERS = {"postgres": ["backup"], "objectstore": []}  # who mounts it too
 FLUSHES = 15  # which number of a device's statistics counts its flushes (Documentation/block/stat.rst)
 # The journal is written when a write asks for it, not by the clock: what nobody asked for is lost with the power.
 OPTIONS = "commit=600"
@@ -45,12 +46,18 @@ class Disk:
     def cut_power(self, deployment: Deployment) -> None:
         """Stop the service, and make its disk what had reached it by now; what was still in memory is lost."""
         identifier = deployment.container(self.service)["Id"]
-        subprocess.run(["docker", "pause", identifier], check=True, capture_output=True)
+
+        def is_paused() -> bool:
+            """Stop all of its processes (one that waits for its disk can't be stopped at once)."""
+            return subprocess.run(["docker", "pause", identifier], check=False, capture_output=True).returncode == 0
+
+        wait_until(is_paused, f"{self.service} stands still")
         # (what the file system has written to its device is in this file; what it still holds in memory is not)
         self._run(f"cp --sparse=always {self.file} {self.file}.cut")
         subprocess.run(["docker", "unpause", identifier], check=True, capture_output=True)
-        subprocess.run(["docker", "kill", "-s", "KILL", identifier], check=True, capture_output=True)
-        subprocess.run(["docker", "wait", identifier], check=True, capture_output=True)
+        users = [identifier, *(deployment.container(reader)["Id"] for reader in READERS[self.service])]
+        subprocess.run(["docker", "kill", "-s", "KILL", *users], check=True, capture_output=True)
+        subprocess.run(["docker", "wait", *users], check=True, capture_output=True)
         self._run(f"losetup --detach {self.device}; mv {self.file}.cut {self.file}; losetup {self.device} {self.file}")
 
     def remove(self) -> None:

@@ -208,10 +208,12 @@ def write_runs(own: Deployment, owner: Login, count: int, end: Callable[[], None
 
     with ThreadPoolExecutor(4) as pool:
         writers = [pool.submit(write) for _ in range(4)]
-        wait_until(lambda: len(acknowledged) >= count, "runs are acknowledged")
-        kept = list(acknowledged)
-        end()
-        enough.set()
+        try:
+            wait_until(lambda: len(acknowledged) >= count, "runs are acknowledged")
+            kept = list(acknowledged)
+            end()
+        finally:
+            enough.set()
         for writer in writers:
             writer.result()
     return kept
@@ -226,7 +228,7 @@ def find_lost_runs(own: Deployment, owner: Login, runs: list[str]) -> list[str]:
 
 
 def start_database(own: Deployment, owner: Login) -> None:
-    own.compose("start", "postgres")
+    own.compose("start", "backup", "postgres")
     wait_until(lambda: own.is_served(owner), "the database answers", 120)
 
 
@@ -251,7 +253,7 @@ def test_without_fsync_they_would_be_lost(own: Deployment, owner: Login, databas
 
     set_fsync("off")
     kept = write_runs(own, owner, 60, lambda: database_disk.cut_power(own))
-    own.compose("start", "postgres")
+    own.compose("start", "backup", "postgres")
     # (it may be that nothing comes up any more)
     with contextlib.suppress(AssertionError):
         wait_until(lambda: own.is_served(owner), "the database answers", 20)
