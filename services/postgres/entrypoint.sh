@@ -22,7 +22,7 @@ check_secrets() {
 }
 
 # Runs the statements in $sql. Single-user mode opens no port. It must be this shell's own child, not a pipe's: after a
-# kill -9 the data directory names process 1 as its owner, which Postgres takes for stale only in its parent.
+# kill -9 the data directory names this process's number as its owner, which Postgres takes for stale only in its parent.
 # A failed statement must not be logged: it may hold a password. (Without archive_mode it would remove, at its end, WAL that
 # was not handed over yet; without track_commit_timestamp, what is known of former commits.)
 run_sql() { # data directory

@@ -12,14 +12,15 @@ set -- $(stat --file-system --format '%a %S' "$(dirname "$PGDATA")")
 free=$(($1 * $2 / 1048576))
 
 tell() {        # what the log is to say
-    kill -HUP 1 # (of the start, where it is the shell, it is ignored)
+    if server=$(head -n 1 "$PGDATA/postmaster.pid" 2>/dev/null); then kill -HUP "$server"; fi # (none at the start)
     printf 'postgres: %s\n' "$1" >/proc/1/fd/2
 }
 
-if [ "$free" -lt "$little" ] && [ ! -e "$conf" ]; then
+[ -e "$conf" ] || : >"$conf"
+if [ "$free" -lt "$little" ] && [ ! -s "$conf" ]; then
     echo 'default_transaction_read_only = on' >"$conf"
     tell "only $free MB are free where the database lies: it takes no writes before there are $enough"
-elif [ "$free" -ge "$enough" ] && [ -e "$conf" ]; then
-    rm "$conf"
+elif [ "$free" -ge "$enough" ] && [ -s "$conf" ]; then
+    : >"$conf"
     tell "$free MB are free where the database lies: it takes writes again"
 fi

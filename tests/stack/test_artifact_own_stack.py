@@ -336,7 +336,7 @@ def test_a_full_disk_of_the_database_ends_writes_and_nothing_else(
     made = own.ask(f"{RUNS}create", owner, "POST", json={"experiment_id": "0"})
     run, kept = made.json()["run"]["info"]["run_id"], 0
     process = own.container("postgres")["State"]["Pid"]
-    fill("filler", "$(($(df --output=avail -BM /var/lib/postgresql/data | tr -dc 0-9) - 150))")
+    fill("filler", "$(($(df --output=avail -BM /var/lib/postgresql/data | tr -dc 0-9) - 80))")
     filled = time.monotonic()
     while (answer := log(kept + 1)).ok:
         kept += 1
