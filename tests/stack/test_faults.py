@@ -322,7 +322,7 @@ def test_training_without_a_gateway_ends_soon_with_one_line(stack: Deployment, a
 
 # A stock client: it has the three variables that a user sets, and MLflow's own patience.
 TRAINING = """
-import sys, time
+import sys
 import mlflow
 
 kind = sys.argv[1]
@@ -335,7 +335,7 @@ with mlflow.start_run(run_name=f"a minute without {kind}"):
             mlflow.log_text(str(step) * 10_000, f"step-{step}.txt")
         if step == 5:
             print(mlflow.active_run().info.run_id, flush=True)
-        time.sleep(0.1)
+            sys.stdin.readline()  # until there is nobody to write to
 """
 
 
@@ -343,7 +343,8 @@ def begin_training(kind: str) -> tuple[subprocess.Popen[str], str]:
     """Begin a training that logs rows or files; return it in its middle, and its run's id."""
     command = [sys.executable, "-c", TRAINING, kind]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
-    training = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    training = subprocess.Popen(command, env=environment, text=True, **pipes)
     assert training.stdout
     return training, training.stdout.readline().strip()
 
@@ -355,7 +356,6 @@ def test_trainings_outlast_a_minute_without_database_and_object_store(
     rows, files = begin_training("rows"), begin_training("files")
     place = f"/api/2.0/mlflow-artifacts/artifacts/0/{rows[1]}/artifacts/x.txt"
     stack.compose("stop", "objectstore")
-    begun = time.monotonic()
     try:
         # Without the store, metadata goes on.
         run = client.create_run("0", run_name="no store")
@@ -369,6 +369,10 @@ def test_trainings_outlast_a_minute_without_database_and_object_store(
         assert "objectstore" in ready.stdout + ready.stderr
 
         stack.compose("stop", "postgres")
+        for training, _ in (rows, files):
+            assert training.stdin
+            print(file=training.stdin, flush=True)
+        begun = time.monotonic()
         for login in (admin, ("somebody", "unknown")):
             for method, path in (("GET", PROBE), ("POST", "/api/2.0/mlflow/runs/create"), ("PUT", place)):
                 asked = time.monotonic()
