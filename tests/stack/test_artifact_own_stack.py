@@ -387,6 +387,9 @@ def test_wal_that_nobody_takes_is_said_and_does_not_fill_the_disk(own: Deploymen
     def set_mode(mode: str) -> None:
         own.compose("exec", "-T", "backup", "chmod", mode, "/backups/postgres/archive/main")
 
+    def write_segment() -> None:
+        ask_postgres("select pg_logical_emit_message(true, 'drill', repeat('x', 2000000)); select pg_switch_wal()")
+
     waiting = "select count(*) from pg_ls_archive_statusdir() where name like '%.ready'"
     own.check("backup")
     assert find_fault() == ""
@@ -394,7 +397,7 @@ def test_wal_that_nobody_takes_is_said_and_does_not_fill_the_disk(own: Deploymen
     try:
         seen = 0
         for _ in range(3 * QUEUE_MB // SEGMENT_MB):
-            ask_postgres("select pg_logical_emit_message(true, 'drill', repeat('x', 2000000)); select pg_switch_wal()")
+            write_segment()
             seen = max(seen, int(ask_postgres(waiting)))
         wait_until(lambda: find_fault() != "", "the fault is said", 40)
         said = find_fault()
@@ -404,7 +407,8 @@ def test_wal_that_nobody_takes_is_said_and_does_not_fill_the_disk(own: Deploymen
     finally:
         set_mode("750")
     # What was given up is said until there is a backup anew.
-    wait_until(lambda: "backup" in find_fault(), "the gap is said", 60)
+    write_segment()  # (which wakes who hands over)
+    wait_until(lambda: "it has a gap" in find_fault(), "the gap is said", 60)
     own.check("backup")
     assert find_fault() == ""
 
