@@ -1,4 +1,4 @@
-"""What ./stack status says of backups and of two disks, as JSON. Run with `python -IS`: it is asked often, and imports nothing."""
+"""What ./stack status says of backups and disks, as JSON. Run with `python -IS`: asked often, it imports nothing."""
 
 import json
 import os

@@ -11,8 +11,9 @@ conf=/tmp/space.conf  # (postgresql.conf includes it; without a server it is as 
 set -- $(stat --file-system --format '%a %S' "$(dirname "$PGDATA")")
 free=$(($1 * $2 / 1048576))
 
-tell() {        # what the log is to say
-    if server=$(head -n 1 "$PGDATA/postmaster.pid" 2>/dev/null); then kill -HUP "$server"; fi # (none at the start)
+# Has the server read its configuration again (at the start there is none), and says why.
+tell() { # text
+    if server=$(head -n 1 "$PGDATA/postmaster.pid" 2>/dev/null); then kill -HUP "$server"; fi
     printf 'postgres: %s\n' "$1" >/proc/1/fd/2
 }
 

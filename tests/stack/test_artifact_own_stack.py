@@ -191,7 +191,7 @@ def test_a_file_system_without_them_is_named(own: Deployment) -> None:
 
 
 def write_runs(own: Deployment, owner: Login, count: int, end: Callable[[], None]) -> list[str]:
-    """Make runs with a metric by four clients; call `end` as soon as `count` are acknowledged. Returns all that were."""
+    """Make runs with a metric by four clients; call `end` as soon as `count` are acknowledged. Returns these."""
     acknowledged: list[str] = []
     enough = threading.Event()
 

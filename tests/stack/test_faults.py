@@ -343,8 +343,8 @@ def begin_training(kind: str) -> tuple[subprocess.Popen[str], str]:
     """Begin a training that logs rows or files; return it in its middle, and its run's id."""
     command = [sys.executable, "-c", TRAINING, kind]
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    training = subprocess.Popen(command, env=environment, text=True, **pipes)
+    pipe = subprocess.PIPE
+    training = subprocess.Popen(command, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
     assert training.stdout
     return training, training.stdout.readline().strip()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,7 @@ Login = tuple[str, str]
 API = "/api/2.0/mlflow/"
 SERVICES = ["postgres", "objectstore", "mlflow", "nginx", "backup", "follower", "serving"]
 WRITERS = 3
+MODELS = [f"ledger-{number}" for number in range(WRITERS)]  # one for each of them
 BATCH = 4  # metrics, params and tags of one request
 OK, AWAY = 200, 503
 
@@ -130,7 +132,7 @@ class Writers:
                     time.sleep(0.2)
 
     def __enter__(self) -> Self:
-        self._threads = [threading.Thread(target=self._write, args=(f"ledger-{n}",)) for n in range(WRITERS)]
+        self._threads = [threading.Thread(target=self._write, args=(model,)) for model in MODELS]
         for thread in self._threads:
             thread.start()
         return self
@@ -154,93 +156,94 @@ def kill(stack: Deployment, services: list[str]) -> None:
     wait_until(run_again, f"{', '.join(services)} run again", 120)
 
 
-def find_lost(stack: Deployment, login: Login, experiment: str, ledger: Ledger) -> tuple[list[str], list[str]]:
-    """Return what was acknowledged and is not there as it was, and what is half there."""
-    session = requests.Session()
-    session.auth = login
+class Found:
+    """What is there in the end, as any client sees it."""
 
-    def ask(path: str, **options: Any) -> Any:
-        answer = session.get(stack.url + path, timeout=60, **options)
-        return answer.json() if answer.ok else {}
+    def __init__(self, stack: Deployment, login: Login, experiment: str) -> None:
+        self.stack, self.experiment = stack, experiment
+        self.session = requests.Session()
+        self.session.auth = login
+        asked = {"experiment_ids": [experiment], "max_results": 1000}
+        self.runs = {run["info"]["run_id"]: run for run in self._list("POST", "runs/search", "runs", asked)}
+        self.versions: dict[tuple[str, str], Any] = {}
+        self.aliases: dict[str, str] = {}
+        for model in MODELS:
+            asked = {"filter": f"name = '{model}'", "max_results": 1000}
+            for version in self._list("GET", "model-versions/search", "model_versions", asked):
+                self.versions[model, version["version"]] = version
+            registered = self._ask("GET", "registered-models/get", {"name": model})["registered_model"]
+            for alias in registered.get("aliases", []):
+                self.aliases[model] = alias["version"]
 
-    runs: dict[str, Any] = {}
-    token = ""
-    while True:
-        body = {"experiment_ids": [experiment], "max_results": 1000, "page_token": token}
-        page = session.post(f"{stack.url}{API}runs/search", json=body, timeout=60).json()
-        runs |= {run["info"]["run_id"]: run for run in page.get("runs", [])}
-        if not (token := page.get("next_page_token", "")):
-            break
+    def _ask(self, method: str, path: str, asked: dict[str, Any]) -> Any:
+        place: dict[str, Any] = {"params": asked} if method == "GET" else {"json": asked}
+        answer = self.session.request(method, self.stack.url + API + path, timeout=60, **place)
+        assert answer.ok, f"{path}: {answer.text}"
+        return answer.json()
 
-    def read(run: str, kind: str) -> dict[str, Any]:
-        return {item["key"]: item["value"] for item in runs.get(run, {}).get("data", {}).get(kind, [])}
+    def _list(self, method: str, path: str, name: str, asked: dict[str, Any]) -> Iterator[Any]:
+        token = ""
+        while True:
+            page = self._ask(method, path, asked | {"page_token": token})
+            yield from page.get(name, [])
+            if not (token := page.get("next_page_token", "")):
+                return
 
-    def fetch(run: str) -> requests.Response:
-        return session.get(f"{stack.url}{ARTIFACTS}{experiment}/{run}/artifacts/model/bytes", timeout=60)
+    def read(self, run: str, kind: str) -> dict[str, Any]:
+        """Return metrics, params or tags of a run."""
+        return {item["key"]: item["value"] for item in self.runs[run]["data"].get(kind, [])}
 
-    def find_steps(run: str) -> set[int]:
-        found = ask(f"{API}metrics/get-history?run_id={run}&metric_key=loss&max_results=100")
-        steps = [metric.get("step", 0) for metric in found.get("metrics", [])]
-        assert len(steps) == len(set(steps)), f"{run}: a metric is there twice: {steps}"
-        return set(steps)
+    def fetch(self, run: str) -> requests.Response:
+        """Return the answer to the question for a run's artifact."""
+        place = f"{ARTIFACTS}{self.experiment}/{run}/artifacts/model/bytes"
+        return self.session.get(self.stack.url + place, timeout=60)
 
-    def has_batch(run: str) -> int:
+    def find_steps(self, run: str) -> list[int]:
+        """Return the steps of a metric's history."""
+        asked = {"run_id": run, "metric_key": "loss", "max_results": 100}
+        return [metric.get("step", 0) for metric in self._ask("GET", "metrics/get-history", asked).get("metrics", [])]
+
+    def count_batch(self, run: str) -> int:
         """Return how much of a batch is there."""
-        batch = make_batch(run)
-        return sum(read(run, kind).get(item["key"]) == item["value"] for kind, items in batch.items() for item in items)
+        return sum(
+            self.read(run, kind).get(item["key"]) == item["value"]
+            for kind, items in make_batch(run).items()
+            for item in items
+        )
 
-    entries = ledger.read()
-    versions = {
-        (model, version["version"]): version
-        for model in (f"ledger-{n}" for n in range(WRITERS))
-        for version in find_versions(session, stack, model)
-    }
-    aliases = {
-        model: {entry["alias"]: entry["version"] for entry in
-                ask(f"{API}registered-models/get?name={model}")["registered_model"].get("aliases", [])}
-        for model in (f"ledger-{n}" for n in range(WRITERS))
-    }  # fmt: skip
-    tests: dict[str, Callable[[dict[str, Any]], bool]] = {
-        "run": lambda entry: entry["run"] in runs,
-        "batch": lambda entry: has_batch(entry["run"]) == 3 * BATCH,
-        "metric": lambda entry: entry["step"] in find_steps(entry["run"]),
-        "param": lambda entry: read(entry["run"], "params").get("param") == entry["run"],
-        "tag": lambda entry: read(entry["run"], "tags").get("tag") == entry["run"],
-        "artifact": lambda entry: fetch(entry["run"]).content == make_content(entry["run"]),
-        "version": lambda entry: versions[entry["model"], entry["version"]]["run_id"] == entry["run"],
-        # (each model has one writer; an alias may have moved on without an answer, and never goes back)
-        "alias": lambda entry: int(aliases[entry["model"]]["newest"]) >= int(entry["version"]),
-        "end": lambda entry: runs[entry["run"]]["info"]["status"] == "FINISHED",
-    }
-    lost = []
-    for entry in entries:
+    def has(self, entry: dict[str, Any]) -> bool:
+        """Return whether an entry of the ledger is there as it was acknowledged."""
+        run, model = entry.get("run", ""), entry.get("model", "")
+        tests: dict[str, Callable[[], bool]] = {
+            "run": lambda: run in self.runs,
+            "batch": lambda: self.count_batch(run) == 3 * BATCH,
+            "metric": lambda: self.find_steps(run).count(entry["step"]) == 1,
+            "param": lambda: self.read(run, "params").get("param") == run,
+            "tag": lambda: self.read(run, "tags").get("tag") == run,
+            "artifact": lambda: self.fetch(run).content == make_content(run),
+            "version": lambda: bool(self.versions[model, entry["version"]]["run_id"] == run),
+            # (each model has one writer; an alias may have moved on without an answer, and never goes back)
+            "alias": lambda: int(self.aliases[model]) >= int(entry["version"]),
+            "end": lambda: bool(self.runs[run]["info"]["status"] == "FINISHED"),
+        }
         try:
-            is_kept = tests[entry["what"]](entry)
+            return tests[entry["what"]]()
         except KeyError:
-            is_kept = False
-        if not is_kept:
-            lost.append(json.dumps(entry))
-    stored = {entry["run"] for entry in entries if entry["what"] == "artifact"}
-    half = [f"{run}: {count} of a batch" for run in runs if (count := has_batch(run)) not in (0, 3 * BATCH)]
-    for run in runs.keys() - stored:
-        answer = fetch(run)
-        if answer.status_code != requests.codes.not_found and answer.content != make_content(run):
-            half.append(f"{run}: an artifact of {len(answer.content)} bytes, {answer.status_code}")
-    half += [f"{key}: {found['status']}" for key, found in versions.items() if found["status"] != "READY"]
-    half += [f"{model}: an alias of no version" for model, found in aliases.items()
-             if found and (model, found["newest"]) not in versions]  # fmt: skip
-    return lost, half
+            return False
 
-
-def find_versions(session: requests.Session, stack: Deployment, model: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    token = ""
-    while True:
-        asked = {"filter": f"name = '{model}'", "max_results": "1000", "page_token": token}
-        page = session.get(f"{stack.url}{API}model-versions/search", params=asked, timeout=60).json()
-        found += page.get("model_versions", [])
-        if not (token := page.get("next_page_token", "")):
-            return found
+    def find_half(self, stored: set[str]) -> list[str]:
+        """Return what is there in part; `stored` are the runs whose artifact was acknowledged."""
+        half = [f"{run}: {self.count_batch(run)} of a batch" for run in self.runs]
+        half = [line for line in half if not re.search(rf": (0|{3 * BATCH}) of a batch", line)]
+        for run in self.runs.keys() - stored:
+            answer = self.fetch(run)
+            if answer.status_code != requests.codes.not_found and answer.content != make_content(run):
+                half.append(f"{run}: an artifact of {len(answer.content)} bytes, {answer.status_code}")
+        half += [
+            f"{key}: {version['status']}" for key, version in self.versions.items() if version["status"] != "READY"
+        ]
+        half += [f"{alias}: an alias of no version" for alias in self.aliases.items() if alias not in self.versions]
+        return half
 
 
 def test_what_was_acknowledged_survives_the_kill_of_anything_at_any_moment(
@@ -249,8 +252,8 @@ def test_what_was_acknowledged_survives_the_kill_of_anything_at_any_moment(
     name = f"ledger-{time.time_ns()}"
     made = stack.ask(f"{API}experiments/create", admin, "POST", json={"name": name})
     experiment = made.json()["experiment_id"]
-    for number in range(WRITERS):
-        stack.ask(f"{API}registered-models/create", admin, "POST", json={"name": f"ledger-{number}"})
+    for model in MODELS:
+        stack.ask(f"{API}registered-models/create", admin, "POST", json={"name": model})
     seed = time.time_ns()
     chance, ledger = random.Random(seed), Ledger(tmp_path / "ledger.jsonl")
     with Writers(stack, admin, experiment, ledger) as writers:
@@ -266,8 +269,9 @@ def test_what_was_acknowledged_survives_the_kill_of_anything_at_any_moment(
         enough = writers.ended + 2 * WRITERS
         wait_until(lambda: writers.ended >= enough, "they write again", 120)
     assert writers.faults == [], f"seed {seed}"
-    lost, half = find_lost(stack, admin, experiment, ledger)
-    entries = ledger.read()
+    found, entries = Found(stack, admin, experiment), ledger.read()
+    lost = [entry for entry in entries if not found.has(entry)]
+    half = found.find_half({entry["run"] for entry in entries if entry["what"] == "artifact"})
     print(f"{len(entries)} entries of {len({entry.get('run') for entry in entries})} runs, seed {seed}")
     assert (lost, half) == ([], []), f"seed {seed}"
     check_orphans(stack, admin, name, {entry["run"] for entry in entries if entry["what"] == "end"}, experiment)

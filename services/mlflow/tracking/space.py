@@ -20,7 +20,7 @@ class FullError(OperationalError):
 
 
 def name_cause(context: ExceptionContext) -> None:
-    """Raise FullError for a write that was refused. (Asked by SQLAlchemy for every error of a statement.)"""
+    """Raise FullError for a write that was refused; SQLAlchemy asks this for every error of a statement."""
     if getattr(context.original_exception, "pgcode", None) == READ_ONLY:
         raise FullError(context.original_exception)
 
