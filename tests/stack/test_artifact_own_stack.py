@@ -266,7 +266,7 @@ def test_without_fsync_they_would_be_lost(own: Deployment, owner: Login, databas
 def test_an_answer_comes_after_the_disk_was_told_to_write_down_what_it_holds(
     own: Deployment, owner: Login, folder: str, disk: Disk, database_disk: Disk
 ) -> None:
-    """A disk has a cache of its own, which it empties when told to: fsync does so, and a write to a synchronous file."""
+    """A disk has a cache of its own, which it empties when told to, as fsync does and a synchronous file."""
     run = folder.split("/")[1]
 
     def log(number: int) -> requests.Response:
