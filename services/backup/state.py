@@ -1,10 +1,11 @@
-"""What ./stack status says of backups, as JSON. Run with `python -IS`: it is asked often, and imports nothing."""
+"""What ./stack status says of backups and disks, as JSON. Run with `python -IS`: asked often, it imports nothing."""
 
 import json
 import os
 from pathlib import Path
 
 BACKUPS = Path("/backups")
+DISKS = {"database": Path("/var/lib/postgresql/data"), "backups": BACKUPS}
 
 try:
     done = json.loads((BACKUPS / "schedule.json").read_text())
@@ -16,3 +17,11 @@ except OSError:
     names = []
 state = {"sets": names, "at": os.environ.get("STACK_BACKUP_AT", "off")}
 print(json.dumps({"Backups": state | {name: done.get(name, "") for name in ("fault", "archive", "untrue", "trial")}}))
+for name, place in DISKS.items():
+    try:
+        found = os.statvfs(place)
+    except OSError:
+        continue
+    # (as df counts: what is kept for root is neither used nor free)
+    used, free = (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_bavail * found.f_frsize
+    print(json.dumps({"Disk": name, "used": used, "free": free}))

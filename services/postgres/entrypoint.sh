@@ -22,11 +22,11 @@ check_secrets() {
 }
 
 # Runs the statements in $sql. Single-user mode opens no port. It must be this shell's own child, not a pipe's: after a
-# kill -9 the data directory names process 1 as its owner, which Postgres takes for stale only in its parent.
+# kill -9 the data directory names this process's number as its owner, which Postgres takes for stale only in its parent.
 # A failed statement must not be logged: it may hold a password. (Without archive_mode it would remove, at its end, WAL that
-# was not handed over yet.)
+# was not handed over yet; without track_commit_timestamp, what is known of former commits.)
 run_sql() { # data directory
-    "$bin/postgres" --single -j -D "$1" -c archive_mode=on -c log_min_error_statement=panic -c exit_on_error=on postgres <"$sql" >/dev/null
+    "$bin/postgres" --single -j -D "$1" -c archive_mode=on -c track_commit_timestamp=on -c log_min_error_statement=panic -c exit_on_error=on postgres <"$sql" >/dev/null
     rm -f "$sql"
 }
 
@@ -84,6 +84,7 @@ _main() {
     open_for_backup
     set_roles
     size_by_memory
+    /etc/postgres/space.sh
     exec "$bin/postgres" -c config_file=/etc/postgres/postgresql.conf "$@"
 }
 _main "$@"

@@ -21,6 +21,7 @@ from stack.tool import Tool
 CHECKOUT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
 OK = 200
+RETRY_SECONDS = "15"  # what a client is told while something is away (nginx.conf)
 # Needs a login, the server and its database.
 PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 

@@ -20,7 +20,7 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from stack.deployment import Deployment, wait_until
+from stack.deployment import RETRY_SECONDS, Deployment, wait_until
 from stack.processes import Watch, count_connections
 from stack.transfers import (
     ARTIFACTS,
@@ -302,7 +302,7 @@ def test_a_store_that_hangs_is_said(
             answers = [question.result() for question in asked]
     finally:
         subprocess.run(["docker", "unpause", store], check=True, capture_output=True)
-    assert [answer[:2] for answer in answers] == [(503, "2")] * 3, answers
+    assert [answer[:2] for answer in answers] == [(503, RETRY_SECONDS)] * 3, answers
     assert max(answer[2] for answer in answers) < patience, answers
     wait_until(lambda: stack.ask(there, admin).ok, "the store answers again")
 

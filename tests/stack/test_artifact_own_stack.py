@@ -1,37 +1,68 @@
-"""Artifacts in a stack of their own: URLs that end soon, a store whose disk is full or loses its power."""
+"""A stack of its own: URLs that end soon, disks that are full or lose their power, WAL that nobody takes."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import requests
 
-from stack.deployment import PROBE, Deployment, wait_until
-from stack.disks import Disk
+from stack.deployment import PROBE, RETRY_SECONDS, Deployment, wait_until
+from stack.disks import Disk, give
 from stack.transfers import ARTIFACTS, MIB, PRESIGNED, begin_parts, find_lost, list_names, make_bytes, upload_until
 
 Login = tuple[str, str]
 URL_SECONDS = 3
+QUEUE_MB = 64
+SEGMENT_MB = 16
+RUNS = "/api/2.0/mlflow/runs/"
+
+
+# The audit log's is small too. What WAL may wait for a target that is away is as much as a small disk has room for.
+SMALLER = f"""
+  audit:
+    driver: local
+    driver_opts: {{type: tmpfs, device: tmpfs, o: "size=2m,uid=10004,gid=10004"}}
+services:
+  postgres:
+    environment: {{PGBACKREST_ARCHIVE_PUSH_QUEUE_MAX: {QUEUE_MB}MiB}}
+"""
+
+
+def make_disk(service: str) -> Disk:
+    folder = Path(os.environ["STACK_TEST_SCRATCH"]) / f"disk-{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
+    return Disk(folder / f"{service}.img", service, megabytes=700)
 
 
 @pytest.fixture(scope="module")
 def disk() -> Iterator[Disk]:
-    name = f"disk-{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"
-    made = Disk(Path(os.environ["STACK_TEST_SCRATCH"]) / name / "disk.img", megabytes=700)
+    made = make_disk("objectstore")
     yield made
     made.remove()
 
 
 @pytest.fixture(scope="module")
-def own(make_deployment: Callable[..., Deployment], disk: Disk) -> Iterator[Deployment]:
+def database_disk() -> Iterator[Disk]:
+    made = make_disk("postgres")
+    yield made
+    made.remove()
+
+
+@pytest.fixture(scope="module")
+def own(make_deployment: Callable[..., Deployment], disk: Disk, database_disk: Disk) -> Iterator[Deployment]:
     deployment = make_deployment("bytes", STACK_URL_SECONDS=str(URL_SECONDS))
-    disk.give_to(deployment)
+    give(deployment, disk, database_disk, more=SMALLER)
     deployment.check("up", "--no-train", timeout=900)
     yield deployment
     deployment.destroy()
@@ -160,6 +191,98 @@ def test_a_file_system_without_them_is_named(own: Deployment) -> None:
     assert "chattr +S" in lines[0]
 
 
+def write_runs(own: Deployment, owner: Login, count: int, end: Callable[[], None]) -> list[str]:
+    """Make runs with a metric by four clients; call `end` as soon as `count` are acknowledged. Returns these."""
+    acknowledged: list[str] = []
+    enough = threading.Event()
+
+    def write() -> None:
+        with requests.Session() as session, contextlib.suppress(requests.RequestException):
+            session.auth = owner
+            while not enough.is_set():
+                made = session.post(f"{own.url}{RUNS}create", json={"experiment_id": "0"}, timeout=20)
+                made.raise_for_status()
+                run = made.json()["run"]["info"]["run_id"]
+                body = {"run_id": run, "key": "kept", "value": 1.0, "timestamp": 1}
+                session.post(f"{own.url}{RUNS}log-metric", json=body, timeout=20).raise_for_status()
+                acknowledged.append(run)
+
+    with ThreadPoolExecutor(4) as pool:
+        writers = [pool.submit(write) for _ in range(4)]
+        try:
+            wait_until(lambda: len(acknowledged) >= count, "runs are acknowledged")
+            kept = list(acknowledged)
+            end()
+        finally:
+            enough.set()
+        for writer in writers:
+            writer.result()
+    return kept
+
+
+def find_lost_runs(own: Deployment, owner: Login, runs: list[str]) -> list[str]:
+    def is_kept(run: str) -> bool:
+        answer = own.ask(f"{RUNS}get?run_id={run}", owner)
+        return answer.ok and [metric["value"] for metric in answer.json()["run"]["data"].get("metrics", [])] == [1.0]
+
+    return [run for run in runs if not is_kept(run)]
+
+
+def start_database(own: Deployment, owner: Login) -> None:
+    own.compose("start", "backup", "postgres")
+    wait_until(lambda: own.is_served(owner), "the database answers", 120)
+
+
+def test_rows_that_were_acknowledged_survive_a_loss_of_power(
+    own: Deployment, owner: Login, database_disk: Disk, soak: bool
+) -> None:
+    for _ in range(5 if soak else 1):
+        runs = write_runs(own, owner, 60, lambda: database_disk.cut_power(own))
+        start_database(own, owner)
+        assert find_lost_runs(own, owner, runs) == []
+
+
+def test_without_fsync_they_would_be_lost(own: Deployment, owner: Login, database_disk: Disk, soak: bool) -> None:
+    """The drill above can fail."""
+    if not soak:
+        pytest.skip("--soak: it is the drill that is tried here, not the stack")
+
+    def set_fsync(value: str) -> None:
+        own.compose("exec", "-T", "postgres", "psql", "-qc", f"alter system set fsync = {value}")
+        own.compose("restart", "postgres")
+        wait_until(lambda: own.is_served(owner), "the database answers", 120)
+
+    set_fsync("off")
+    kept = write_runs(own, owner, 60, lambda: database_disk.cut_power(own))
+    own.compose("start", "backup", "postgres")
+    # (it may be that nothing comes up any more)
+    with contextlib.suppress(AssertionError):
+        wait_until(lambda: own.is_served(owner), "the database answers", 20)
+        assert find_lost_runs(own, owner, kept) == []
+        pytest.fail("nothing was lost")
+    pytest.exit("the database of this stack is damaged on purpose: run the other tests by themselves")
+
+
+def test_an_answer_comes_after_the_disk_was_told_to_write_down_what_it_holds(
+    own: Deployment, owner: Login, folder: str, disk: Disk, database_disk: Disk
+) -> None:
+    """A disk has a cache of its own, which it empties when told to, as fsync does and a synchronous file."""
+    run = folder.split("/")[1]
+
+    def log(number: int) -> requests.Response:
+        body = {"run_id": run, "key": "flushed", "value": number, "timestamp": number}
+        return own.ask(f"{RUNS}log-metric", owner, "POST", json=body)
+
+    def put(number: int) -> requests.Response:
+        return own.ask(f"{ARTIFACTS}{folder}/flushed-{number}", owner, "PUT", data=b"flushed")
+
+    for device, write in ((database_disk, log), (disk, put)):
+        before = device.count_flushes()
+        for number in range(20):
+            assert write(number).ok
+            assert device.count_flushes() > before + number, (device.service, number)
+
+
 # -------------------------------------------------------------------------------------------------------- a full disk
 @pytest.mark.timeout(900)
 def test_a_full_disk_is_said_and_nothing_acknowledged_is_lost(own: Deployment, owner: Login, folder: str) -> None:
@@ -194,3 +317,121 @@ def test_a_full_disk_is_said_and_nothing_acknowledged_is_lost(own: Deployment, o
     print(f"uploads went on {time.monotonic() - freed:.0f} s after there was space again")
     assert own.ask(place, owner).content == make_bytes(8 * MIB, 999)
     assert find_lost(own, owner, folder, expected) == []
+
+
+@pytest.fixture
+def filler(own: Deployment) -> Iterator[str]:
+    """A file that takes the room on the database's disk, and is removed whatever happens."""
+    name = "/var/lib/postgresql/data/filler"
+    yield name
+    remove_filler(own)
+
+
+def remove_filler(own: Deployment) -> None:
+    """Make room; the server may have ended."""
+    command = ["docker", "run", "--rm", "--network", "none", "--user", "0", "--entrypoint", "rm"]
+    command += ["--volume", f"{own.name}_postgres-data:/data", own.image("secrets"), "-f", "/data/filler"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def test_a_full_disk_of_the_database_ends_writes_and_nothing_else(own: Deployment, owner: Login, filler: str) -> None:
+    def log(number: int) -> requests.Response:
+        body = {"run_id": run, "key": "kept", "value": number, "timestamp": number, "step": number}
+        return own.ask(f"{RUNS}log-metric", owner, "POST", json=body)
+
+    def fill(megabytes: str) -> None:
+        script = f"dd if=/dev/zero of={filler} oflag=append conv=notrunc bs=1M count={megabytes} 2>/dev/null || true"
+        own.compose("exec", "-T", "postgres", "sh", "-c", script)
+
+    def checkpoint() -> None:
+        own.compose("exec", "-T", "postgres", "psql", "-qc", "checkpoint")
+
+    begun = datetime.now(UTC).isoformat()
+    made = own.ask(f"{RUNS}create", owner, "POST", json={"experiment_id": "0"})
+    run, kept = made.json()["run"]["info"]["run_id"], 0
+    process = own.container("postgres")["State"]["Pid"]
+    checkpoint()  # (the first to connect to a database writes a file)
+    fill("$(($(df --output=avail -BM /var/lib/postgresql/data | tr -dc 0-9) - 80))")
+    filled = time.monotonic()
+    while (answer := log(kept + 1)).ok:
+        kept += 1
+        assert time.monotonic() - filled < 60, "writes were never refused"
+    print(f"refused {time.monotonic() - filled:.0f} s after little was left, {kept} before")
+    assert answer.status_code == 503, answer.text
+    assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+    assert "disk of the database is nearly full" in answer.json()["message"]
+    assert answer.headers["Retry-After"] == RETRY_SECONDS
+    for path, body in (("set-tag", {"key": "k", "value": "v"}), ("update", {"status": "FINISHED"})):
+        assert own.ask(f"{RUNS}{path}", owner, "POST", json={"run_id": run, **body}).status_code == 503, path
+    for path in ("experiments/create", "registered-models/create"):
+        assert own.ask(f"/api/2.0/mlflow/{path}", owner, "POST", json={"name": "full"}).status_code == 503, path
+    assert re.search(r"database: \d+ % full, .* left: make room", own.run("status").stdout)
+    # Somebody else takes the rest as well.
+    fill("1000")
+    for _ in range(10):
+        assert log(0).status_code == 503
+        found = own.ask(f"{RUNS}get?run_id={run}", owner).json()["run"]["data"]
+        assert [metric["value"] for metric in found.get("metrics", [])] == ([kept] if kept else [])
+        checkpoint()
+    assert "PANIC" not in own.compose("logs", "--no-log-prefix", "--since", begun, "postgres")
+    assert own.container("postgres")["State"]["Pid"] == process
+    # A server that ends now comes up again as soon as there is room.
+    os.kill(process, signal.SIGKILL)
+    time.sleep(3)
+    remove_filler(own)
+    freed = time.monotonic()
+    wait_until(lambda: log(kept + 1).ok, "writes go on", 90)
+    print(f"writes went on {time.monotonic() - freed:.0f} s after there was room")
+    asked = f"metrics/get-history?run_id={run}&metric_key=kept&max_results=25000"
+    history = own.ask(f"/api/2.0/mlflow/{asked}", owner).json()["metrics"]
+    assert {metric["step"] for metric in history} == set(range(1, kept + 2))
+
+
+def test_wal_that_nobody_takes_is_said_and_does_not_fill_the_disk(own: Deployment, owner: Login) -> None:
+    def ask_postgres(statement: str) -> str:
+        return own.compose("exec", "-T", "postgres", "psql", "-qAtc", statement).strip()
+
+    def find_fault() -> str:
+        done = own.execute("docker", "compose", "exec", "-T", "backup", "python", "-m", "backup", "pass")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def set_mode(mode: str) -> None:
+        own.compose("exec", "-T", "backup", "chmod", mode, "/backups/postgres/archive/main")
+
+    def write_segments(count: int) -> None:
+        one = "select pg_logical_emit_message(true, 'drill', repeat('x', 2000000)); select pg_switch_wal();"
+        # (with pauses, in which each is tried to be handed over)
+        ask_postgres("; ".join([*[one, "select pg_sleep(0.5)"] * count]))
+
+    waiting = "select count(*) from pg_ls_archive_statusdir() where name like '%.ready'"
+    own.check("backup")
+    assert find_fault() == ""
+    set_mode("000")
+    try:
+        write_segments(2 * QUEUE_MB // SEGMENT_MB)
+        wait_until(lambda: find_fault() != "", "the fault is said", 40)
+        print(find_fault())
+        wait_until(lambda: int(ask_postgres(waiting)) <= QUEUE_MB // SEGMENT_MB, "WAL is given up", 60)
+        assert own.is_served(owner)
+    finally:
+        set_mode("750")
+    # What was given up is said until there is a backup anew.
+    write_segments(1)  # (which wakes who hands over)
+    wait_until(lambda: "it has a gap" in find_fault(), "the gap is said", 60)
+    own.check("backup")
+    assert find_fault() == ""
+
+
+def test_a_full_disk_of_the_audit_log_holds_nobody_up(own: Deployment, owner: Login) -> None:
+    own.compose("exec", "-T", "nginx", "sh", "-c", "head -c 3000000 /dev/zero >/var/log/stack/filler || true")
+    try:
+        assert own.ask(f"{RUNS}create", owner, "POST", json={"experiment_id": "0"}).ok
+        assert own.ask(PROBE, owner).ok
+        status = own.run("status")
+        assert "audit log: 100 % full" in status.stdout
+        assert status.returncode == 1
+    finally:
+        own.compose("exec", "-T", "nginx", "rm", "/var/log/stack/filler")
+    made = own.ask(f"{RUNS}create", owner, "POST", json={"experiment_id": "0"}).json()["run"]["info"]["run_id"]
+    wait_until(lambda: made in own.tool("admin").check("audit", "--since", "5m"), "the log goes on")

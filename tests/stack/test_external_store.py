@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from stack.deployment import CHECKOUT, Deployment, wait_until
+from stack.deployment import CHECKOUT, RETRY_SECONDS, Deployment, wait_until
 from stack.external import UNMADE, UNVERSIONED, External
 
 Said = tuple[int, str]  # a job's exit code and stderr
@@ -236,7 +236,7 @@ def test_no_other_certificate_is_believed(outside: Deployment, external: Externa
         external.restart()
         for method, data in (("GET", None), ("PUT", b"changed")):
             answer = outside.ask(path, login, method, data=data)
-            assert (answer.status_code, answer.headers.get("Retry-After")) == (503, "2"), answer.text
+            assert (answer.status_code, answer.headers.get("Retry-After")) == (503, RETRY_SECONDS), answer.text
         ready = outside.execute("docker", "compose", "exec", "-T", "mlflow", "python", "/app/healthcheck.py")
         assert ready.returncode == 1
         assert "objectstore: SSL validation failed" in ready.stderr + ready.stdout

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from stack.deployment import CHECKOUT, PROBE, Deployment, wait_until
+from stack.deployment import CHECKOUT, PROBE, RETRY_SECONDS, Deployment, wait_until
 
 Login = tuple[str, str]
+OUTAGE_SECONDS = 60
 
 
 def assert_one_line(text: str, *parts: str) -> None:
@@ -316,41 +320,91 @@ def test_training_without_a_gateway_ends_soon_with_one_line(stack: Deployment, a
     wait_until(lambda: stack.is_served(admin), "the gateway serves")
 
 
-def test_a_dead_database_is_said_so_and_the_stack_heals(stack: Deployment, admin: Login) -> None:
-    stack.compose("stop", "postgres")
+# A stock client: it has the three variables that a user sets, and MLflow's own patience.
+TRAINING = """
+import sys
+import mlflow
+
+kind = sys.argv[1]
+with mlflow.start_run(run_name=f"a minute without {kind}"):
+    for step in range(40):
+        if kind == "rows":
+            mlflow.log_metric("loss", 1 / (step + 1), step=step)
+            mlflow.log_param(f"param-{step}", step)
+        else:
+            mlflow.log_text(str(step) * 10_000, f"step-{step}.txt")
+        if step == 5:
+            print(mlflow.active_run().info.run_id, flush=True)
+            sys.stdin.readline()  # until there is nobody to write to
+"""
+
+
+def begin_training(kind: str) -> tuple[subprocess.Popen[str], str]:
+    """Begin a training that logs rows or files; return it in its middle, and its run's id."""
+    command = [sys.executable, "-c", TRAINING, kind]
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_HTTP_REQUEST_MAX_RETRIES"}
+    pipe = subprocess.PIPE
+    training = subprocess.Popen(command, env=environment, text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+    assert training.stdout
+    return training, training.stdout.readline().strip()
+
+
+@pytest.mark.timeout(600)
+def test_trainings_outlast_a_minute_without_database_and_object_store(
+    stack: Deployment, admin: Login, client: MlflowClient
+) -> None:
+    rows, files = begin_training("rows"), begin_training("files")
+    place = f"/api/2.0/mlflow-artifacts/artifacts/0/{rows[1]}/artifacts/x.txt"
+    stack.compose("stop", "objectstore")
     try:
-        answer = stack.ask(PROBE, ("somebody", "unknown"))
-        assert answer.status_code == 503
-        assert answer.headers["Retry-After"] == "2"
-        assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+        # Without the store, metadata goes on.
+        run = client.create_run("0", run_name="no store")
+        client.log_metric(run.info.run_id, "written", 1.0)
+        assert client.get_run(run.info.run_id).data.metrics == {"written": 1.0}
+        refused = stack.ask(place, admin, "PUT", data=b"x")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, RETRY_SECONDS)
+        # (that Docker asks this and shows the answer: below)
+        ready = stack.execute("docker", "compose", "exec", "-T", "mlflow", "python", "/app/healthcheck.py")
+        assert ready.returncode == 1
+        assert "objectstore" in ready.stdout + ready.stderr
+
+        stack.compose("stop", "postgres")
+        for training, _ in (rows, files):
+            assert training.stdin
+            print(file=training.stdin, flush=True)
+        begun = time.monotonic()
+        for login in (admin, ("somebody", "unknown")):
+            for method, path in (("GET", PROBE), ("POST", "/api/2.0/mlflow/runs/create"), ("PUT", place)):
+                asked = time.monotonic()
+                answer = stack.ask(path, login, method, json={})
+                assert (answer.status_code, answer.headers["Retry-After"]) == (503, RETRY_SECONDS), (method, path)
+                assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+                assert time.monotonic() - asked < 12
         wait_until(lambda: stack.container("mlflow")["State"]["Health"]["Status"] == "unhealthy", "it shows", 90)
         assert "postgres" in stack.container("mlflow")["State"]["Health"]["Log"][-1]["Output"]
         result = stack.run("status")
         assert result.returncode == 1
         assert "unhealthy" in result.stdout
+        time.sleep(max(0.0, OUTAGE_SECONDS - (time.monotonic() - begun)))
+        assert (rows[0].poll(), files[0].poll()) == (None, None), "a training has ended already"
     finally:
-        stack.compose("start", "postgres")
-    wait_until(lambda: stack.is_served(admin), "the gateway serves")
-
-
-def test_a_dead_object_store_leaves_metadata_alone_and_the_stack_heals(
-    stack: Deployment, admin: Login, client: MlflowClient
-) -> None:
-    stack.compose("stop", "objectstore")
-    try:
-        run = client.create_run("0", run_name="no store")
-        client.log_metric(run.info.run_id, "written", 1.0)
-        upload = f"/api/2.0/mlflow-artifacts/artifacts/0/{run.info.run_id}/artifacts/x.txt"
-        assert stack.ask(upload, admin, "PUT", data=b"x").status_code >= 500
-        # (that Docker asks this and shows the answer: the test above)
-        ready = stack.execute("docker", "compose", "exec", "-T", "mlflow", "python", "/app/healthcheck.py")
-        assert ready.returncode == 1
-        assert "objectstore" in ready.stdout + ready.stderr
-    finally:
-        stack.compose("start", "objectstore")
-
-    wait_until(lambda: stack.ask(upload, admin, "PUT", data=b"x").ok, "uploads work")
+        stack.compose("start", "postgres", "objectstore")
+    print(f"away for {time.monotonic() - begun:.0f} s")
+    for kind, (training, _) in (("rows", rows), ("files", files)):
+        _, complaint = training.communicate(timeout=150)
+        assert training.returncode == 0, complaint[-2000:]
+        print(f"{kind}: ended {time.monotonic() - begun:.0f} s after the beginning")
+    ended = client.get_run(rows[1])
+    assert ended.info.status == client.get_run(files[1]).info.status == "FINISHED"
+    assert ended.data.params == {f"param-{step}": str(step) for step in range(40)}
+    history = client.get_metric_history(rows[1], "loss")
+    assert sorted((metric.step, metric.value) for metric in history) == [(n, 1 / (n + 1)) for n in range(40)]
+    assert {file.path for file in client.list_artifacts(files[1])} == {f"step-{step}.txt" for step in range(40)}
+    for step in range(40):
+        found = stack.ask(place.replace(rows[1], files[1]).replace("x.txt", f"step-{step}.txt"), admin)
+        assert found.text == str(step) * 10_000
     assert client.get_run(run.info.run_id).data.metrics == {"written": 1.0}
+    wait_until(lambda: stack.ask(place, admin, "PUT", data=b"x").ok, "uploads work")
 
 
 def test_status_of_a_stack_without_its_gateway_is_a_failure(stack: Deployment, admin: Login) -> None:

@@ -126,3 +126,22 @@ def test_a_server_that_is_ready_before_docker_asks_it_is_healthy() -> None:
         json.dumps(RUNNING | {"Health": "starting"}) + json.dumps({"Ready": "s-mlflow-1"})
     )
     assert (service.word, service.is_well) == ("healthy", True)
+
+
+@pytest.mark.parametrize(
+    ("used", "is_well", "part"),
+    [
+        (84, True, "Disks: database 84 %, audit log 50 %\n"),
+        (85, True, "database 85 %, audit log 50 %; database: 85 % full, 15 bytes left: make room"),
+        (95, False, "database: 95 % full"),
+    ],
+)
+def test_a_disk_that_is_nearly_full_is_seen(
+    capsys: pytest.CaptureFixture[str], used: int, is_well: bool, part: str
+) -> None:
+    told = json.dumps([RUNNING]) + json.dumps({"Disk": "database", "used": used, "free": 100 - used})
+    (disk,) = status.read_disks(told)
+    assert disk.is_well is is_well
+    status.print_disks([disk, status.Disk("audit log", 50, 50)])
+    assert part in capsys.readouterr().out
+    assert [service.name for service in status.read_services(told)] == ["mlflow"]

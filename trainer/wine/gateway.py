@@ -47,7 +47,7 @@ def explained(settings: Settings) -> Iterator[None]:
 def ask_patiently[Answer](ask: Callable[[], Answer]) -> Answer:
     """Ask again while the gateway or the server is away, for minutes.
 
-    MLflow's own five tries are over in seconds where the gateway answers 503 with Retry-After.
+    MLflow's own tries are over in two minutes, where the gateway answers 503 with Retry-After.
     """
     tries = Retrying(
         retry=retry_if_exception(_is_passing), stop=stop_after_delay(PATIENCE), wait=wait_fixed(2), reraise=True

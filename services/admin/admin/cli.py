@@ -46,6 +46,9 @@ def show_status() -> None:
     if backups := status.read_backups(described, datetime.now(UTC)):
         status.print_backups(backups)
         is_well = is_well and backups.is_well
+    disks = [*status.read_disks(described), status.measure_disk("audit log", settings.AUDIT)]
+    status.print_disks(disks)
+    is_well = is_well and all(disk.is_well for disk in disks)
     if version is None or not is_well:
         raise typer.Exit(1)
 

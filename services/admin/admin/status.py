@@ -7,9 +7,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,6 +20,7 @@ from admin.faults import printable
 # One-shot services: to have ended with 0 is their good end.
 PLAIN_WIDTH = 160  # where the output is no terminal, nothing is cut off
 LATE_HOURS = 25  # of a backup that is made each day
+WARN_PERCENT, FULL_PERCENT = 85, 95  # of a disk: time to make room, and hardly any left
 JOBS = {"secrets", "bucket", "migrate", "trainer", "admin", "artifacts"}
 
 
@@ -159,6 +162,59 @@ def read_backups(text: str, now: datetime) -> Backups | None:
         days = (now.timestamp() - state["trial"]) / 86400
         shown += f"; brought back on trial {days:.1f} days ago"
     return Backups("; ".join([shown, *filter(None, faults)]), is_well=not any(faults))
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The file system that something of the stack's lies on.
+
+    Attributes:
+        name: what lies there.
+        used: bytes.
+        free: bytes that the stack may still write.
+    """
+
+    name: str
+    used: int
+    free: int
+
+    @property
+    def percent(self) -> float:
+        """How full it is."""
+        return 100 * self.used / max(self.used + self.free, 1)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether there is room left."""
+        return self.percent < FULL_PERCENT
+
+
+def read_disks(text: str) -> list[Disk]:
+    """Return the disks in the same stream."""
+    return [Disk(value["Disk"], value["used"], value["free"]) for value in read_json_values(text) if "Disk" in value]
+
+
+def measure_disk(name: str, folder: Path) -> Disk:
+    """Return the disk that a folder of this container lies on."""
+    found = os.statvfs(folder)
+    return Disk(name, (found.f_blocks - found.f_bfree) * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def print_disks(disks: list[Disk]) -> None:
+    """Print how full each is, and which is to be looked after."""
+    shown = [f"{disk.name} {disk.percent:.0f} %" for disk in disks]
+    full = [
+        f"{disk.name}: {disk.percent:.0f} % full, {decimal(disk.free)} left: make room"
+        for disk in disks
+        if disk.percent >= WARN_PERCENT
+    ]
+    Console(width=None if "COLUMNS" in os.environ else PLAIN_WIDTH).print(
+        f"Disks: {'; '.join([', '.join(shown), *full])}",
+        highlight=False,
+        markup=False,
+        style="red" if full else "",
+        soft_wrap=True,
+    )
 
 
 def print_models(models: list[Model], trouble: str, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import typer
 
 from admin import moments
 from admin.faults import FaultError, printable
-from artifacts import catalog, collection, history, objects, report, settings, trash_cli
+from artifacts import catalog, collection, history, objects, report, settings, silent, trash_cli
 from artifacts.survey import Tally
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -102,6 +103,28 @@ def read_age(option: str, text: str) -> timedelta:
     if span is None:
         raise FaultError(f"{option} {text!r} is no span of time: write 30d, 12h or 0s")
     return span
+
+
+@app.command("orphans")
+def show_orphans(
+    older_than: Annotated[str, typer.Option(help="nothing was written for longer: 24h, 7d")] = "24h",
+    experiment: Annotated[str | None, typer.Option(help="only runs of the experiment of this name")] = None,
+    mark: Annotated[bool, typer.Option("--mark", help="end them as KILLED, with a tag that says why")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show runs that are said to run, though nothing of them or of their children was written for long."""
+    limit = datetime.now(UTC) - read_age("--older-than", older_than)
+    _, engine, bucket = open_all()
+    found = silent.find_silent(engine, bucket, limit, experiment)
+    ended = [run for run in found if silent.mark(engine, run, limit)] if mark else found
+    if as_json:
+        rows = [dataclasses.asdict(run) | {"since": moments.write(run.since)} for run in ended]
+        print(json.dumps({"marked": mark, "runs": rows}))
+        return
+    cells = [(run.run, run.name, run.experiment, run.user, moments.write(run.since)) for run in ended]
+    report.print_table(("MARKED AS KILLED" if mark else "ORPHAN", "NAME", "EXPERIMENT", "USER", "SILENT SINCE"), cells)
+    if found and not mark:
+        report.note("nothing was changed: ./stack orphans --mark ends them as KILLED, with the same options")
 
 
 @app.command("gc")

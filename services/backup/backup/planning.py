@@ -128,7 +128,10 @@ def find_last_segment(manifest: Manifest) -> str:
 def find_trouble(repository: Repository, now: float) -> str | None:
     """Return what is wrong with what comes after the newest set, None for nothing."""
     manifest = repository.read(repository.choose(None))
-    gap, _ = pgbackrest.find_gap(repository.folder, find_last_segment(manifest))
+    try:
+        gap, _ = pgbackrest.find_gap(repository.folder, find_last_segment(manifest))
+    except FaultError as fault:  # (nothing that follows the set is there, or that can be read)
+        return str(fault)
     if gap:
         return f"it has a gap at {gap}, after set {manifest.name}: ./stack backup begins anew"
     days = (now - manifest.moment) / 86400

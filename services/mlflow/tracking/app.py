@@ -78,7 +78,7 @@ UNAVAILABLE: Answer = (
         "error_code": "TEMPORARILY_UNAVAILABLE",
         "message": "the tracking server can not reach its database at the moment: try again",
     },
-    {"retry-after": "2"},
+    {},  # (when to try again, the gateway says)
 )
 
 
@@ -241,7 +241,7 @@ def create_app() -> ASGIApp:
     from mlflow.server import app as flask_app
     from mlflow.server.auth import create_app as create_mlflow_app
 
-    from tracking import places, production, rules
+    from tracking import places, production, rules, space
 
     chosen = settings.load()
     if chosen.fast_path:
@@ -249,6 +249,7 @@ def create_app() -> ASGIApp:
     key = os.environ["MLFLOW_FLASK_SERVER_SECRET_KEY"]
     urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
     artifacts.register(flask_app, chosen.tls, urls, chosen.database_uri)
+    space.register()
     app = StackApp(create_mlflow_app(), chosen, urls, places.Places())
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)

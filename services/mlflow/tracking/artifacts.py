@@ -322,7 +322,7 @@ def describe_store_fault(error: Exception) -> tuple[int, dict[str, Any], dict[st
     """Return status, body and headers of 503: the store can't be reached, which passes."""
     logger.warning("the object store does not answer: %s", error)
     fault = MlflowException("the object store does not answer: try again", TEMPORARILY_UNAVAILABLE)
-    return fault.get_http_status_code(), json.loads(fault.serialize_as_json()), {"retry-after": "2"}
+    return fault.get_http_status_code(), json.loads(fault.serialize_as_json()), {}
 
 
 def answer_store_fault(error: Exception) -> flask.Response:
