@@ -18,6 +18,16 @@ from admin.faults import printable
 # One-shot services: to have ended with 0 is their good end.
 PLAIN_WIDTH = 160  # where the output is no terminal, nothing is cut off
 LATE_HOURS = 25  # of a backup that is made each day
+# What the container `backup` says is wrong, by the name of the part.
+BACKUP_FAULTS = {
+    "fault": "the last one failed",
+    "archive": "WAL",
+    "untrue": "the last one brought back on trial",
+    "copies": "objects",
+    "clock": "clock",
+    "bucket": "bucket",
+    "messages": "messages",
+}
 JOBS = {"secrets", "bucket", "migrate", "trainer", "admin", "artifacts"}
 
 
@@ -147,18 +157,29 @@ def read_backups(text: str, now: datetime) -> Backups | None:
     age = now - datetime.strptime(names[-1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     hours = age.total_seconds() / 3600
     is_late = at != "off" and hours > LATE_HOURS
-    faults = [
-        f"the newest is {hours:.0f} h old: LATE" if is_late else "",
-        f"the last one failed: {state['fault']}" if state["fault"] else "",
-        f"WAL: {state['archive']}" if state["archive"] else "",
-        f"the last one brought back on trial: {state['untrue']}" if state["untrue"] else "",
-    ]
+    faults = [f"the newest is {hours:.0f} h old: LATE" if is_late else ""]
+    faults += [f"{what}: {state[part]}" for part, what in BACKUP_FAULTS.items() if state.get(part)]
     count = "1 backup" if len(names) == 1 else f"{len(names)} backups"
-    shown = f"{count}, the newest {names[-1]} ({hours:.1f} h old); {plan}"
+    sizes = state.get("sizes") or {}
+    size = f", {show_size(sizes['sets'][names[-1]])}" if names[-1] in sizes.get("sets", {}) else ""
+    total = f", {show_size(sizes['all'])} in all" if "all" in sizes else ""
+    shown = f"{count}, the newest {names[-1]} ({hours:.1f} h old{size}){total}; {plan}"
+    if state.get("place"):
+        came = "not yet" if state.get("carried") is None else f"as of {state['carried']:.0f} s ago"
+        shown += f"; in {state['place']} too, {came}"
     if state["trial"]:
         days = (now.timestamp() - state["trial"]) / 86400
         shown += f"; brought back on trial {days:.1f} days ago"
     return Backups("; ".join([shown, *filter(None, faults)]), is_well=not any(faults))
+
+
+def show_size(size: float) -> str:
+    """Return a size for people."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 def print_models(models: list[Model], trouble: str, console: Console) -> None:

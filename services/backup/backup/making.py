@@ -24,6 +24,7 @@ from backup.settings import ARCHIVING, SECRETS, Settings
 
 CHUNK = 1024 * 1024
 REPORT_SECONDS = 5
+NAMING = "%Y%m%dT%H%M%SZ"
 
 
 class Progress:
@@ -121,11 +122,15 @@ def find_beginning(repository: Repository, otherwise: float) -> float:
 
 def name_set(begun: float, sets: list[str]) -> str:
     """Return the name of a set that begins now: no other's, and after all of them."""
-    while True:
-        name = datetime.fromtimestamp(begun, UTC).strftime("%Y%m%dT%H%M%SZ")
-        if not sets or name > sets[-1]:
-            return name
-        begun += 1
+    name = datetime.fromtimestamp(begun, UTC).strftime(NAMING)
+    if not sets or name > sets[-1]:
+        return name
+    return datetime.fromtimestamp(read_name(sets[-1]) + 1, UTC).strftime(NAMING)
+
+
+def read_name(name: str) -> float:
+    """Return the moment that a name says, in seconds."""
+    return datetime.strptime(name, NAMING).replace(tzinfo=UTC).timestamp()
 
 
 def list_files(repository: Repository, label: str, first: str, last: str) -> list[File]:

@@ -111,8 +111,15 @@ class Repository:
 
     def read_passes(self, after: str = "") -> list[manifest.Item]:
         """Return what the store had between sets, of passes with later names. Raises FaultError."""
-        names = sorted(name for path in self.shelf.list(PASSES) if (name := Path(path).name) > after)
+        # (of most there is nothing but the moment in the name: they need not be read)
+        empty = len(manifest.encode([]))
+        passes = self.shelf.list(PASSES).items()
+        names = sorted(name for path, size in passes if (name := Path(path).name) > after and size != empty)
         return [item for name in names for item in manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))]
+
+    def find_passes(self) -> list[str]:
+        """Return the names of the moments between sets, the oldest first."""
+        return sorted(name for path in self.shelf.list(PASSES) if NAME.fullmatch(name := Path(path).name))
 
     def _explain_missing(self, name: str) -> str:
         if name in self.find_begun():
