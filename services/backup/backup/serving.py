@@ -255,9 +255,8 @@ def describe_change(stack: str, told: dict[str, str], troubles: dict[str, str]) 
     new = [f"{part}: {fault}" for part, fault in troubles.items() if part not in told]
     rest = [f"still {part}: {fault}" for part, fault in troubles.items() if part in told]
     over = [f"over: {part}: {fault}" for part, fault in told.items() if part not in troubles]
-    title = (
-        f"{stack}: backups need you" if new else f"{stack}: backups are well again" if not rest else f"{stack}: backups"
-    )
+    word = " need you" if new else " are well again" if not rest else ", something is over"
+    title = f"{stack}: backups{word}"
     return title, "\n".join(new + over + rest + ["See ./stack status and docs/disaster-recovery.md."])
 
 
