@@ -17,7 +17,11 @@ try:
 except OSError:
     names = []
 place = os.environ.get("STACK_BACKUP_S3_TO", "off")
-state: dict[str, object] = {"sets": names, "at": os.environ.get("STACK_BACKUP_AT", "off"), "place": "" if place == "off" else place}
+state: dict[str, object] = {
+    "sets": names,
+    "at": os.environ.get("STACK_BACKUP_AT", "off"),
+    "place": "" if place == "off" else place,
+}
 state["carried"] = time.time() - done["carried"] if done.get("carried") else None
 state["sizes"] = done.get("sizes") or {}
 print(json.dumps({"Backups": state | {name: done.get(name, "") for name in PARTS}}))

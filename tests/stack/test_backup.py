@@ -677,6 +677,7 @@ def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a
         label = f"label=com.docker.compose.project={source.name}"
         listed = subprocess.run(["docker", "ps", "-q", "--filter", label], check=True, capture_output=True, text=True)
         writers.over.set()
+        took = read_state(scene)["took"]
         dead = time.time()
         subprocess.run(["docker", "rm", "--force", *listed.stdout.split()], check=True, capture_output=True)
     shutil.rmtree(scene.folder)
@@ -702,9 +703,10 @@ def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a
     known = [(at, run) for _, at, run in writers.ledger]
     lost = [at for at, run in known if run not in runs]
     kept = [at for at, run in known if run in runs]
-    print(f"lost: {dead - min(lost):.1f} s of rows" if lost else "nothing was lost")
+    print(f"lost: {dead - min(lost):.1f} s of rows" if lost else "nothing was lost", f"a round took {took:.1f} s")
     assert kept
-    assert all(dead - at < 60 for at in lost)
+    # (the next round begins 40 s after the last one did, as far as the machine lets it, and takes its time)
+    assert all(dead - at < max(60, 50 + 2 * took) for at in lost), took
     for run, tags in runs.items():
         for name in ("kept", "passing"):
             if tags.get(name) == "there":

@@ -256,8 +256,8 @@ def test_of_urls_only_the_scheme_is_shown() -> None:
 def test_places_in_a_bucket_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carrying, "SCRATCH", tmp_path)
     account = "[default]\naws_access_key_id = A\naws_secret_access_key = B\n"
-    assert carrying.open_place("s3://bucket/a/b/", {}, account).remote == "there:bucket/a/b"
-    assert carrying.open_place("s3://bucket", {}, account).remote == "there:bucket"
+    assert carrying.open_place("s3://bucket/a/b/", {}, account).remote == "there:bucket/a/b/"
+    assert carrying.open_place("s3://bucket", {}, account).remote == "there:bucket/"
     with pytest.raises(FaultError, match="is no place in a bucket"):
         carrying.open_place("s3://b!", {}, account)
     with pytest.raises(FaultError, match="--credentials is no AWS credentials file"):

@@ -38,7 +38,17 @@ LIMITS = ["--transfers", "8", "--checkers", "8", "--retries", "3", "--low-level-
 SOON = ["--transfers", "8", "--checkers", "8", "--retries", "1", "--low-level-retries", "2", "--contimeout", "5s"]
 SOON += ["--timeout", "30s"]
 MARGIN_SECONDS = 120  # between what a file's time says and when it was seen
-SHOWN = 3
+SHOWN = 2
+NOISE = [
+    re.compile(r"^\S+ \S+ (ERROR|CRITICAL|NOTICE) *: "),
+    re.compile(r"last error was: "),
+    re.compile(r"operation error S3: "),
+]
+NOISE += [
+    re.compile(r"https response error "),
+    re.compile(r"RequestID: [^,]*, HostID: [^,]*, "),
+    re.compile(r'\b[A-Z][a-z]+ "[^"]*": '),
+]
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,8 @@ class Place:
 
     @property
     def remote(self) -> str:
-        """As rclone calls it."""
-        return f"there:{self.bucket}/{self.folder}".rstrip("/")
+        """As rclone calls it: with a slash at its end it does not ask first whether that is an object."""
+        return f"there:{self.bucket}/{self.folder}".rstrip("/") + "/"
 
 
 def find_authority() -> str | None:
@@ -113,10 +123,17 @@ def run(place: Place, verb: str, *options: str, limits: list[str] = LIMITS) -> s
         command += ["--ca-cert", authority]
     done = programs.run(*command)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        said = [re.sub(r"^\S+ \S+ (ERROR|CRITICAL|NOTICE) *: ", "", line) for line in lines]
-        raise FaultError(f"{place.shown} can't be used: {'; '.join(said[-SHOWN:])}: check STACK_BACKUP_S3_* in .env")
+        said = [clean(line) for line in done.stderr.splitlines() if line.strip()]
+        shown = "; ".join(dict.fromkeys(said[-SHOWN:]))
+        raise FaultError(f"{place.shown} can't be used: {shown}: check STACK_BACKUP_S3_* in .env")
     return done.stdout
+
+
+def clean(line: str) -> str:
+    """Return what a line of rclone's says, without how it asked."""
+    for noise in NOISE:
+        line = noise.sub("", line)
+    return line
 
 
 def leave_out(*patterns: str) -> list[str]:
@@ -134,7 +151,7 @@ def check_place(folder: Path, place: Place) -> None:
     listed = run(place, "lsf", place.remote, "--files-only", "--max-depth", "1")
     if IDENTITY not in listed.splitlines():
         return
-    if run(place, "cat", f"{place.remote}/{IDENTITY}").encode() != (folder / IDENTITY).read_bytes():
+    if run(place, "cat", f"{place.remote}{IDENTITY}").encode() != (folder / IDENTITY).read_bytes():
         raise FaultError(f"{place.shown} has the backups of another folder: choose another place")
 
 

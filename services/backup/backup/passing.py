@@ -18,7 +18,10 @@ from backup.settings import SCRATCH, TARGET, Settings
 from backup.shelf import ShelfError
 
 HANDED = SCRATCH / "handed"  # up to which transaction WAL was handed over
+LISTED = SCRATCH / "listed"  # when the store may be asked again what it has
 ARCHIVE_SECONDS = 15
+SHARE = 20  # of the time, one part may be taken by asking the store, beyond some seconds: it has others to serve
+LITTLE_SECONDS = 4
 SKEW_SECONDS = 2  # stores tell whole seconds
 
 
@@ -82,8 +85,9 @@ def hand_over() -> float | None:
 
 def copy_objects(chosen: Settings, found: Repository, moment: float | None, passed: Passed) -> None:
     """Copy what came since the last set. Raises FaultError."""
-    if not (sets := found.find_sets()):
+    if not (sets := found.find_sets()) or (LISTED.exists() and time.monotonic() < float(LISTED.read_text())):
         return
+    start = time.monotonic()
     names = sorted({*sets, *(Path(path).name for path in found.shelf.list(PASSES))})
     now = time.time()
     since = datetime.fromtimestamp(making.find_beginning(found, now), UTC)
@@ -91,6 +95,7 @@ def copy_objects(chosen: Settings, found: Repository, moment: float | None, pass
     # (named by the moment of the WAL that is there: an object that comes later than its row does no harm)
     capture.copy_new(source, since, making.name_set(moment or now, names), is_moment=moment is not None)
     passed.clock = find_clock_fault(names[-1], now, capture.measure_skew(source.bucket))
+    LISTED.write_text(str(time.monotonic() + SHARE * (time.monotonic() - start - LITTLE_SECONDS)))
     passed.archive = passed.archive or planning.find_trouble(found, now) or ""
 
 

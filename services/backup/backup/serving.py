@@ -28,8 +28,6 @@ STATE = TARGET / "schedule.json"  # what the schedule did last
 NOTIFY = Path("/run/secrets/notify")
 ROUND_SECONDS = 40  # and what a round takes: what is lost with all of this machine came within the last minute
 FIRST_SECONDS, SOON_SECONDS = 20, 10
-SHARE = 20  # of the time, a round may take one part, beyond what starting a program takes
-LITTLE_SECONDS = 4
 CERTAIN = 2  # rounds that fail, before somebody is told
 AGAIN_SECONDS = 300  # until a message that did not go out is tried again
 SLACK_SECONDS = 60
@@ -205,14 +203,16 @@ class Watch:
             if fault and fault != former.get(part):
                 say(fault)
             self._failed[WORDS[part]] = self._failed.get(WORDS[part], 0) + 1 if fault else 0
-        changed: dict[str, str | float] = {part: fault for part, fault in found.items() if former.get(part, "") != fault}
-        if not found["bucket"]:
-            changed["carried"] = time.time()
-        write_state(former | changed)
         took = time.monotonic() - start
+        changed: dict[str, str | float] = {
+            part: fault for part, fault in found.items() if former.get(part, "") != fault
+        }
+        if not found["bucket"]:
+            changed |= {"carried": time.time() - took, "took": took}
+        write_state(former | changed)
         # (what fails for the first time is tried again soon: then it is said)
         first = any(count == 1 for count in self._failed.values())
-        self._next_round = start + max(SOON_SECONDS if first else ROUND_SECONDS, SHARE * (took - LITTLE_SECONDS))
+        self._next_round = start + (SOON_SECONDS if first else ROUND_SECONDS)
 
     def _tell(self, now: float) -> None:
         if not (NOTIFY.exists() and NOTIFY.stat().st_size) or time.monotonic() < self._next_message:
@@ -262,6 +262,8 @@ def describe_change(stack: str, told: dict[str, str], troubles: dict[str, str]) 
 
 def main() -> None:
     """Run until the container ends."""
+    watch = Watch(Schedule(os.environ.get("STACK_BACKUP_AT", "off")))
+    signal.signal(signal.SIGHUP, watch.hurry)
     is_good, said = run("prepare")
     if not is_good:
         say(said)
@@ -273,8 +275,6 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
-    watch = Watch(Schedule(os.environ.get("STACK_BACKUP_AT", "off")))
-    signal.signal(signal.SIGHUP, watch.hurry)
     waits: Callable[[], int | None] = server.poll
     while waits() is None:
         watch.look_around()
