@@ -428,6 +428,22 @@ def test_what_holds_runs_is_not_replaced_unless_told_to(scene: Scene) -> None:
     assert result.returncode == 1
     assert "runs" in result.stderr
     assert "--replace it (a backup of it is made first)" in result.stderr
+    # A restore, or up, holds the stack: nothing else begins.
+    lock = f".env.lock-{scene.source.name}"
+    for command in (["backup"], ["gc"], ["restore", "--replace"], ["up"]):
+        result = scene.source.execute("flock", lock, "./stack", *command)
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1] == (
+            f"stack: ./stack up or restore of stack '{scene.source.name}' is at work: wait for its end"
+        )
+    # And it does not begin while a training of the stack's own runs.
+    training = ["docker", "run", "--detach", "--rm", "--label", f"com.docker.compose.project={scene.source.name}"]
+    training += ["--label", "com.docker.compose.service=trainer", "--entrypoint", "sleep"]
+    training += [f"{scene.source.name}/secrets:0.1.0", "60"]
+    name = subprocess.run(training, check=True, capture_output=True, text=True).stdout.strip()
+    result = scene.source.run("restore", "--replace")
+    assert (result.returncode, "./stack train or sweep runs at the moment" in result.stderr) == (1, True)
+    subprocess.run(["docker", "kill", name], check=True, capture_output=True)
     assert scene.source.is_served(scene.client.session.auth)  # type: ignore[arg-type]
 
 
@@ -496,6 +512,8 @@ def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) 
     wait_until(lambda: carried_after(scene), "the bucket has them")
     scene.source.check("backup", "rm", before[0])
     assert find_sets(scene.source) == before[1:]
+    run = scene.client.make_run()
+    scene.client.post("runs/update", run_id=run, status="FINISHED", end_time=1795600000000)
     started = time.time()
     scene.source.check("backup", "schedule", "00:00", "--keep", "1d")
     wait_until(lambda: len(sets := find_sets(scene.source)) == 1 and sets[0] > before[-1], "one set, a new one")
@@ -503,6 +521,11 @@ def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) 
     # The first set of a schedule is brought back on trial by itself, then the newest one each week.
     wait_until(lambda: read_state(scene).get("trial", 0) > started, "the trial")
     assert read_state(scene)["untrue"] == ""
+    # When a run had ended is in the backup too.
+    asked = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--volume", f"{scene.folder}:/from:ro", "backup"]
+    asked += ["find-run", run, "--from", "there", "--passphrase-stdin"]
+    result = scene.source.execute(*asked, stdin=f"{PASSPHRASE}\n")
+    assert result.stdout == "2026-11-25T09:46:41Z\n", result.stderr
     assert "Its database was brought back on trial, with " in scene.source.logs("backup")
     assert not (scene.folder / "trial").exists()
     shown = scene.source.check("status").splitlines()[-1]
@@ -558,7 +581,7 @@ def carried_after(scene: Scene, moment: float | None = None) -> bool:
     except FileNotFoundError:
         return False
     newest = max(path.name for path in (scene.folder / "files/sets").iterdir())
-    return carried["newest"] == newest and carried["begun"] > (moment or 0)
+    return bool(carried["newest"] == newest and carried["begun"] > (moment or 0))
 
 
 RECEIVER = """

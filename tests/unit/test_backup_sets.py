@@ -23,6 +23,7 @@ from backup import (
     passing,
     pgbackrest,
     planning,
+    programs,
     repository,
     restoring,
     retention,
@@ -224,7 +225,7 @@ def test_a_message_goes_out_for_a_change_only(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(serving, "STATE", tmp_path / "state.json")
     monkeypatch.setattr(serving, "NOTIFY", tmp_path / "notify")
     monkeypatch.setattr(serving, "TARGET", tmp_path)
-    monkeypatch.setattr(serving.programs, "run", run)
+    monkeypatch.setattr(programs, "run", run)
     watch = serving.Watch(serving.Schedule("off"))
     serving.write_state({"fault": "the disk is full"})
     watch._tell(NOON)

@@ -23,7 +23,8 @@ from admin.faults import FaultError
 from backup import programs
 from backup.settings import SCRATCH
 
-START_SECONDS = 10
+START_SECONDS = 30
+IDLE_SECONDS = 20  # rclone ends a connection on which nothing was asked for a minute
 CHUNK = 1024 * 1024
 OK, NOT_FOUND = 200, 404
 
@@ -94,8 +95,12 @@ class Shelf:
         self, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> http.client.HTTPResponse:
         connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and time.monotonic() - self._local.used > IDLE_SECONDS:
+            connection.close()
+            connection = None
         if connection is None:
             connection = self._local.connection = _Connection(self._socket)
+        self._local.used = time.monotonic()
         try:
             connection.request(
                 method, url, body, headers or {}, encode_chunked=not isinstance(body, (bytes, type(None)))
