@@ -29,6 +29,7 @@ from backup import (
     retention,
     serving,
     telling,
+    trail,
 )
 from backup.manifest import Figures, Item, Manifest, Table
 
@@ -387,6 +388,16 @@ def test_what_differs_is_named(tables: dict[str, Table], what: str) -> None:
 def test_a_sequence_that_went_back_or_far_ahead_differs(value: int) -> None:
     wanted, found = Figures(True, {}, {"s": 5}), Figures(True, {}, {"s": value})
     assert [line.is_same for line in restoring.compare_figures(wanted, found)] == [True, False]
+
+
+def test_of_a_day_that_both_have_the_audit_log_has_the_lines_of_both(tmp_path: Path) -> None:
+    path = tmp_path / "audit-2026-11-25.jsonl"
+    trail.merge(path, b"a\nb\n")
+    assert path.read_bytes() == b"a\nb\n"
+    path.write_bytes(b"b\nc\n")
+    trail.merge(path, b"a\nb\n")
+    assert path.read_bytes() == b"a\nb\nc\n"
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 # ------------------------------------------------------------------------------------------------------------- folders

@@ -36,6 +36,7 @@ from backup import (
     retention,
     settings,
     telling,
+    trail,
     trial,
     verification,
 )
@@ -423,6 +424,19 @@ def put(name: Name = None, source: From = "", asked: Asked = False, at: At = "")
         f"objects: {done.written} written, {done.kept} were there, {done.removed} others removed, "
         f"{show_size(done.size)} in all"
     )
+
+
+@app.command(hidden=True)
+def read_trail(name: Name = None, source: From = "", asked: Asked = False, at: At = "") -> None:
+    """Print the audit log of a set as a tar."""
+    with opened(source, asked) as found:
+        trail.pack(found, planning.make_plan(found, name, at).manifest.audit, sys.stdout.buffer)
+
+
+@app.command(hidden=True)
+def put_trail() -> None:
+    """Put the audit log, which comes by standard input, beside what is there, by the user that may."""
+    note(f"audit log: {trail.unpack(sys.stdin.buffer)} days")
 
 
 @app.command(hidden=True)

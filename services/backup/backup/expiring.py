@@ -105,7 +105,7 @@ class Needs:
 def find_needs(repository: Repository, rest: list[Manifest]) -> Needs:
     """Return what these sets need, and the moments after the oldest of them."""
     oldest = min(each.name for each in rest)
-    items = [*(item for each in rest for item in each.objects), *repository.read_passes(oldest)]
+    items = [*(item for each in rest for item in each.copies), *repository.read_passes(oldest)]
     files = {file.path for each in rest for file in each.files}
     segments = [Path(path).name[:24] for path in files if path.startswith(ARCHIVE)]
     labels = {path.removeprefix(BACKUPS).partition("/")[0] for path in files if path.startswith(BACKUPS)}

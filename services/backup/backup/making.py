@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup import capture, database, manifest, pgbackrest
+from backup import capture, database, manifest, pgbackrest, trail
 from backup.capture import Known
 from backup.manifest import File, Manifest
 from backup.repository import BEGUN, SETS, Repository
@@ -86,6 +86,8 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     held = time.monotonic() - start
     progress.say("counting rows")
     figures, schemas = moment.count()
+    before = repository.read_sets()
+    audit, logged = trail.copy(repository, {str(item.name): item for each in before[-1:] for item in each.audit})
     database.wait_for_archive(moment.segment)
     progress.say("computing checksums of the database's files")
     files = list_files(repository, backup["label"], backup["archive"]["start"], moment.segment)
@@ -105,7 +107,8 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
         figures=figures,
         fingerprints=read_fingerprints(),
         keys=read_keys() if repository.identity.is_encrypted else None,
-        copied=copied + more,
+        copied=copied + more + logged,
+        audit=audit,
     )
     repository.write_out()
     repository.shelf.write(f"{SETS}/{name}", [manifest.encode(made)])

@@ -33,7 +33,7 @@ def remove(repository: Repository, names: list[str]) -> int:
 
 def remove_copies(repository: Repository, rest: list[Manifest]) -> int:
     """Remove the copies of objects that no set needs, and no moment between sets; return how many bytes they had."""
-    items = [item for manifest in rest for item in manifest.objects]
+    items = [item for manifest in rest for item in manifest.copies]
     if rest:
         oldest = rest[0].name
         items += repository.read_passes(oldest)
