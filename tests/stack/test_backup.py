@@ -28,6 +28,7 @@ WINE = "Wine_Elasticnet_Sklearn_Regressor"
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 URL = f"s3://{BACKUPS}/of/the-tests"
+SLOW = 240  # seconds, on a machine that others keep busy
 PASSPHRASE = "what the backups of the tests are encrypted with"
 
 pytestmark = pytest.mark.timeout(600)
@@ -510,17 +511,18 @@ def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) 
     before = find_sets(scene.source)
     assert len(before) >= 3
     hurry(scene.source)
-    wait_until(lambda: carried_after(scene), "the bucket has them")
+    wait_until(lambda: carried_after(scene), "the bucket has them", SLOW)
     scene.source.check("backup", "rm", before[0])
     assert find_sets(scene.source) == before[1:]
     run = scene.client.make_run()
     scene.client.post("runs/update", run_id=run, status="FINISHED", end_time=1795600000000)
     started = time.time()
     scene.source.check("backup", "schedule", "00:00", "--keep", "1d")
-    wait_until(lambda: len(sets := find_sets(scene.source)) == 1 and sets[0] > before[-1], "one set, a new one")
+    wait_until(lambda: len(sets := find_sets(scene.source)) == 1 and sets[0] > before[-1], "one set, a new one", SLOW)
     [backup] = find_sets(scene.source)
     # The first set of a schedule is brought back on trial by itself, then the newest one each week.
-    wait_until(lambda: read_state(scene).get("trial", 0) > started, "the trial")
+    wait_until(lambda: read_state(scene).get("trial", 0) > started, "the trial", SLOW)
+    wait_until(lambda: backup in read_state(scene).get("sizes", {}).get("sets", {}), "its size", SLOW)
     assert read_state(scene)["untrue"] == ""
     # When a run had ended is in the backup too.
     asked = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--volume", f"{scene.folder}:/from:ro", "backup"]
@@ -612,11 +614,11 @@ def test_a_bucket_that_is_away_is_told_once_and_that_it_is_back_too(scene: Scene
     run += ["--network-alias", "receiver", "--entrypoint", "python", f"{source.name}/secrets:0.1.0", "-c", RECEIVER]
     subprocess.run(run, check=True, capture_output=True)
     assert source.check("backup", "notify") == "Messages go to 1 URLs: number 1 (json://)\n"
-    wait_until(lambda: source.run("backup", "notify", "--test").returncode == 0, "the receiver")
+    wait_until(lambda: source.run("backup", "notify", "--test").returncode == 0, "the receiver", SLOW)
     assert [each["title"] for each in read_messages(source)] == [f"{source.name}: test"]
     subprocess.run(["docker", "stop", "--time", "1", f"{external.name}-1"], check=True, capture_output=True)
     hurry(source)
-    wait_until(lambda: len(read_messages(source)) == 2, "a message")
+    wait_until(lambda: len(read_messages(source)) == 2, "a message", SLOW)
     told = read_messages(source)[1]
     assert told["title"] == f"{source.name}: backups need you"
     assert f"bucket: {URL} can't be used: " in told["message"]
@@ -628,7 +630,7 @@ def test_a_bucket_that_is_away_is_told_once_and_that_it_is_back_too(scene: Scene
     assert len(read_messages(source)) == 2
     external.restart()
     hurry(source)
-    wait_until(lambda: len(read_messages(source)) == 3, "a message")
+    wait_until(lambda: len(read_messages(source)) == 3, "a message", SLOW)
     told = read_messages(source)[2]
     assert told["title"] == f"{source.name}: backups are well again"
     assert f"over: bucket: {URL} can't be used: " in told["message"]
@@ -744,7 +746,7 @@ def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a
         assert answer.status_code == status, answer.text
     assert client.ask("GET", f"{API}/registered-models/get?name={WINE}").json() == models[0]
     assert models[0]["registered_model"]["aliases"]
-    wait_until(lambda: predict(copy, client) is not None, "a prediction")
+    wait_until(lambda: predict(copy, client) is not None, "a prediction", SLOW)
     assert predict(copy, client) == models[1]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import boto3
 from botocore.client import BaseClient
 from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from admin.faults import FaultError
 from artifacts.objects import Bucket, Version
@@ -136,11 +137,15 @@ def remove(bucket: Bucket, expiry: Expiry) -> None:
     versions = [each for found in expiry.keys.values() for each in found]
     for some in itertools.batched(versions, BATCH, strict=False):
         objects = [{"Key": each.key, "VersionId": each.identifier} for each in some]
-        answer = bucket.client.delete_objects(Bucket=bucket.name, Delete={"Objects": objects, "Quiet": True})
-        if errors := answer.get("Errors"):
+        try:
+            answer = bucket.client.delete_objects(Bucket=bucket.name, Delete={"Objects": objects, "Quiet": True})
+            errors = answer.get("Errors", [])
+        except ClientError as error:
+            errors = [{"Key": objects[0]["Key"], "Message": error.response["Error"].get("Message")}]
+        if errors:
             raise FaultError(
-                f"the store keeps {errors[0].get('Key')!r} ({errors[0].get('Message')}), and {len(errors) - 1} more: "
-                "the key must be allowed s3:DeleteObject and s3:DeleteObjectVersion, and no lock may be on them"
+                f"the store keeps {errors[0].get('Key')!r} ({errors[0].get('Message')}): --credentials must be of an account "
+                "that may s3:DeleteObject and s3:DeleteObjectVersion, and no lock may be on the objects"
             )
 
 
