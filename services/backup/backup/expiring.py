@@ -144,8 +144,8 @@ def remove(bucket: Bucket, expiry: Expiry) -> None:
             errors = [{"Key": objects[0]["Key"], "Message": error.response["Error"].get("Message")}]
         if errors:
             raise FaultError(
-                f"the store keeps {errors[0].get('Key')!r} ({errors[0].get('Message')}): --credentials must be of an account "
-                "that may s3:DeleteObject and s3:DeleteObjectVersion, and no lock may be on the objects"
+                f"the store keeps {errors[0].get('Key')!r} ({errors[0].get('Message')}): --credentials must be of an "
+                "account that may s3:DeleteObject and s3:DeleteObjectVersion, and no lock may be on the objects"
             )
 
 
