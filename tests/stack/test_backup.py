@@ -356,7 +356,8 @@ def test_a_damaged_set_and_a_wrong_passphrase_change_nothing(scene: Scene, copy:
     for path in (damaged, *damaged.rglob("*")):
         if not path.is_symlink():
             shutil.chown(path, 10012, 10012)
-    path = next(path for path in damaged.glob("files/objects/*/*") if path.stat().st_size)
+    # (the oldest: what came after the set, the set does not need)
+    path = min(damaged.glob("files/objects/*/*"), key=lambda path: path.stat().st_mtime)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
