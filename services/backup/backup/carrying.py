@@ -7,7 +7,6 @@ needs no right to delete.
 from __future__ import annotations
 
 import configparser
-import fcntl
 import json
 import os
 import re
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from admin.faults import FaultError
 from backup import programs
-from backup.repository import IDENTITY, LOCK
+from backup.repository import IDENTITY
 from backup.settings import SCRATCH, SECRETS
 
 # The authority of the store, if it has one of its own: for the container itself, and for one of the moment.
@@ -155,46 +154,42 @@ def check_place(folder: Path, place: Place) -> None:
         raise FaultError(f"{place.shown} has the backups of another folder: choose another place")
 
 
-def copy_all(folder: Path, place: Place) -> None:
-    """Copy what the bucket has not yet; what says that it is there comes last. Raises FaultError."""
+def write_time(moment: float) -> str:
+    """Return a moment as rclone reads it."""
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="microseconds")
+
+
+def copy_all(folder: Path, place: Place, begun: float) -> None:
+    """Copy what the bucket has not yet. Raises FaultError.
+
+    What says that all else is there comes last, and only if it was there when this began: nobody is kept from making a
+    set meanwhile, whose files have not all been seen.
+    """
     check_place(folder, place)
     run(place, "copy", str(folder), place.remote, "--size-only", "--fast-list", *leave_out(*LAST))
-    run(place, "copy", str(folder), place.remote, "--checksum", *take(*LAST))
+    run(place, "copy", str(folder), place.remote, "--checksum", "--min-age", write_time(begun), *take(*LAST))
 
 
 def carry(folder: Path, place: Place) -> None:
     """Copy what the bucket has not yet, and read every byte there again. Raises FaultError."""
-    with (folder / LOCK).open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)  # (a set that is being made or removed is waited for)
-        begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-        copy_all(folder, place)
-        # (WAL may have come meanwhile)
-        run(place, "check", str(folder), place.remote, "--download", "--one-way", "--min-age", begun, *leave_out())
+    begun = time.time()
+    copy_all(folder, place, begun)
+    read = ["--download", "--one-way", "--min-age", write_time(begun)]
+    run(place, "check", str(folder), place.remote, *read, *leave_out())
 
 
 def carry_on(folder: Path, place: Place) -> None:
-    """Copy what came since the last time: for every minute. Raises FaultError.
-
-    After a new set all of the bucket is looked at. While a set is made or removed, what comes between sets is copied.
-    """
-    begun = time.time()
+    """Copy what came since the last time: for every minute; after a new set all is looked at. Raises FaultError."""
     newest = max((path.name for path in (folder / "files/sets").glob("*Z*")), default="")
+    begun = time.time()  # (a set that comes after the look, and is taken along, is looked for again)
     former = read_carried(folder, place)
-    with (folder / LOCK).open() as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            is_alone = True
-        except BlockingIOError:
-            is_alone = False
-        if former is None or former[1] != newest or begun < former[0]:
-            if not is_alone:
-                return  # (before the first set is there, nothing can be brought back anyway)
-            copy_all(folder, place)
-        else:
-            age = datetime.fromtimestamp(former[0] - MARGIN_SECONDS, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            new = ["--size-only", "--no-traverse", "--max-age", age]
-            for patterns in (BETWEEN, BETWEEN_LAST):
-                run(place, "copy", str(folder), place.remote, *new, *take(*patterns), limits=SOON)
+    if former is None or former[1] != newest or begun < former[0]:
+        copy_all(folder, place, begun)
+    else:
+        new = ["--size-only", "--no-traverse", "--max-age", write_time(former[0] - MARGIN_SECONDS)]
+        run(place, "copy", str(folder), place.remote, *new, *take(*BETWEEN), limits=SOON)
+        last = ["--min-age", write_time(begun), *take(*BETWEEN_LAST)]
+        run(place, "copy", str(folder), place.remote, *new, *last, limits=SOON)
     state = {"place": place.shown, "id": read_id(folder), "begun": begun, "newest": newest}
     temporary = folder / f"{CARRIED}.new"
     temporary.write_text(json.dumps(state))
