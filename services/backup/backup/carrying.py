@@ -29,7 +29,8 @@ CARRIED = "carried.json"  # what was carried last, and to where
 # What is nobody else's or not whole, and what says that all else is there: that comes last.
 SKIPPED = ["/lock*", "*.new", "*.partial", "*.pgbackrest.tmp", "/schedule.json", f"/{CARRIED}", "/trial/**"]
 SKIPPED += ["/files/begun/**"]
-LAST = [f"/{IDENTITY}", "*.info", "*.info.copy", "/files/passes/**", "/files/sets/**"]
+CHANGING = [f"/{IDENTITY}", "*.info", "*.info.copy"]
+LAST = ["/files/passes/**", "/files/sets/**"]
 # What comes between sets, and while one is made.
 BETWEEN, BETWEEN_LAST = ["/files/objects/**", "/postgres/archive/**"], ["/files/passes/**"]
 LIMITS = ["--transfers", "8", "--checkers", "8", "--retries", "3", "--low-level-retries", "5", "--contimeout", "10s"]
@@ -166,7 +167,8 @@ def copy_all(folder: Path, place: Place, begun: float) -> None:
     set meanwhile, whose files have not all been seen.
     """
     check_place(folder, place)
-    run(place, "copy", str(folder), place.remote, "--size-only", "--fast-list", *leave_out(*LAST))
+    run(place, "copy", str(folder), place.remote, "--size-only", "--fast-list", *leave_out(*CHANGING, *LAST))
+    run(place, "copy", str(folder), place.remote, "--checksum", *take(*CHANGING))
     run(place, "copy", str(folder), place.remote, "--checksum", "--min-age", write_time(begun), *take(*LAST))
 
 
