@@ -193,11 +193,15 @@ def scene(make_deployment: Callable[..., Deployment], external: External) -> Ite
 
 
 @pytest.fixture(scope="module")
-def copy(make_deployment: Callable[..., Deployment]) -> Deployment:
+def copy(make_deployment: Callable[..., Deployment], scene: Scene, external: External) -> Deployment:
     """A checkout on what might be another machine; its disk for backups of its own is too small."""
     made = make_deployment("brought", STACK_SERVE=WINE, COMPOSE_FILE="docker-compose.yml:small.yml")
     small = "{type: tmpfs, device: tmpfs, o: size=3m}"
     (made.root / "small.yml").write_text(f"volumes:\n  backups:\n    driver: local\n    driver_opts: {small}\n")
+    external.write_credentials(external.appender, made.root / "bucket")
+    with (made.root / ".env").open("a") as file:
+        file.write(f"STACK_BACKUP_S3_ENDPOINT={scene.address}\nSTACK_BACKUP_S3_CA={external.authority}\n")
+        file.write("STACK_BACKUP_S3_CREDENTIALS=./bucket\n")
     return made
 
 
@@ -661,7 +665,6 @@ def test_the_stacks_key_can_neither_remove_nor_overwrite_and_the_operators_expir
     ):
         with pytest.raises(ClientError, match="AccessDenied"):
             change()
-    point_at(copy, external, scene)
     expire = ["backup", "expire", URL, "--passphrase-file", str(scene.passphrase), "--keep", "1d"]
     owner = copy.root / "owner"
     external.write_credentials(external.root, owner)
@@ -683,14 +686,6 @@ def thief_lists(external: External, prefix: str) -> list[dict[str, Any]]:
     listed = external.connect(external.root).list_object_versions(Bucket=BACKUPS, Prefix=prefix)
     assert not listed.get("DeleteMarkers")
     return [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in listed["Versions"]]
-
-
-def point_at(copy: Deployment, external: External, scene: Scene) -> None:
-    """Tell a checkout on another machine where the bucket is."""
-    external.write_credentials(external.appender, copy.root / "bucket")
-    with (copy.root / ".env").open("a") as file:
-        file.write(f"STACK_BACKUP_S3_ENDPOINT={scene.address}\nSTACK_BACKUP_S3_CA={external.authority}\n")
-        file.write("STACK_BACKUP_S3_CREDENTIALS=./bucket\n")
 
 
 def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a_minute_ago(
@@ -720,6 +715,7 @@ def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a
     restore = ["restore", URL, "--at", "latest", "--passphrase-file", str(scene.passphrase)]
     refused = copy.run(*restore, timeout=400)
     assert refused.returncode == 1
+    assert f"{URL} has no set that is whole" in refused.stderr
     assert "nothing was changed" in refused.stderr
     assert is_untouched(copy)
     result = copy.run(*restore, "--bucket-at", safe, timeout=400)
