@@ -74,6 +74,11 @@ class Client:
         return f"{ARTIFACTS}/{experiment}/{run}/artifacts/{name}"
 
 
+def make_content(name: str, run: str) -> bytes:
+    """Return an artifact's bytes: those that an earlier version of the backup ended a file at are among them."""
+    return f"{name} of {run}\r\n--stack-backup--\r\nand the rest".encode()
+
+
 @dataclass
 class Writers:
     """One who writes runs with a file, and one who deletes files; a tag names the file as long as it is there."""
@@ -90,7 +95,7 @@ class Writers:
             begun = time.time()
             run = client.make_run()
             for name in ("kept", "passing"):
-                answer = client.ask("PUT", client.locate(run, name), data=f"{name} of {run}".encode())
+                answer = client.ask("PUT", client.locate(run, name), data=make_content(name, run))
                 if answer.status_code != 200:
                     self.faults.append(f"PUT {answer.status_code}")
             client.post("runs/set-tag", run_id=run, key="passing", value="there")
@@ -398,7 +403,7 @@ def check_ledger(client: Client, writers: Writers, moment: float) -> dict[str, d
         for name in ("kept", "passing"):
             if tags.get(name) == "there":
                 answer = client.ask("GET", client.locate(run, name))
-                assert (answer.status_code, answer.content) == (200, f"{name} of {run}".encode()), (run, name)
+                assert (answer.status_code, answer.content) == (200, make_content(name, run)), (run, name)
     return runs
 
 
@@ -734,7 +739,7 @@ def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a
         for name in ("kept", "passing"):
             if tags.get(name) == "there":
                 answer = client.ask("GET", client.locate(run, name))
-                assert (answer.status_code, answer.content) == (200, f"{name} of {run}".encode()), (run, name)
+                assert (answer.status_code, answer.content) == (200, make_content(name, run)), (run, name)
     # Who did what; users with their passwords and roles, models with versions and alias, and what is served.
     entries = [json.loads(line) for line in copy.check("audit", "--json").splitlines()]
     assert [entry for entry in entries if "ann" in json.dumps(entry.get("targets"))], entries[:3]

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,6 +25,7 @@ from backup import (
     pgbackrest,
     planning,
     programs,
+    removal,
     repository,
     restoring,
     retention,
@@ -139,6 +141,64 @@ def test_a_set_that_failed_is_tried_again_later(tmp_path: Path, monkeypatch: pyt
     assert schedule.is_due(NOON + serving.RETRY_SECONDS, 0)
     schedule.remember(True, "", NOON + 1000)
     assert not schedule.is_due(NOON + 1001, serving.read_state()["made"])
+
+
+def test_a_set_that_was_made_is_not_made_again_because_old_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "STATE", tmp_path / "state.json")
+    monkeypatch.setattr(serving, "TARGET", tmp_path)
+    (tmp_path / "files/sets").mkdir(parents=True)
+    (tmp_path / "files/sets" / SET).touch()
+    schedule = serving.Schedule("11:00")
+    schedule.remember(False, "a damaged set is in the way", NOON)
+    assert serving.read_state() == {"tried": NOON, "made": NOON, "fault": "a damaged set is in the way"}
+    assert not schedule.is_due(NOON + serving.RETRY_SECONDS, NOON)
+
+
+class Sets:
+    """A folder of sets one of which can't be read at the second look."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.looks = iter([[], ["old", "good"]])
+        self.shelf = self
+
+    def find_sets(self) -> list[str]:
+        return ["gone", "good", "old"]
+
+    def find_begun(self) -> list[str]:
+        return []
+
+    def sort_sets(self) -> tuple[list[Any], list[str]]:
+        damaged = next(self.looks)
+        whole = [name for name in self.find_sets() if name not in damaged]
+        copies = {name: [SimpleNamespace(name=f"objects/{name}")] for name in whole}
+        return [SimpleNamespace(name=name, copies=copies[name]) for name in whole], damaged
+
+    def read_passes(self, _: str) -> list[Any]:
+        return []
+
+    def remove(self, path: str) -> None:
+        self.removed.append(path)
+
+    def list(self, folder: str) -> dict[str, int]:
+        return {f"objects/{name}": 1 for name in self.find_sets()} if folder == "objects" else {}
+
+
+def test_what_can_not_be_read_for_a_moment_keeps_its_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "remove_files", lambda _: None)
+    sets: Any = Sets()
+    assert removal.remove(sets, ["gone"]) == 1
+    assert sets.removed == ["sets/gone", "begun/gone", "objects/gone"]
+
+
+def test_a_damaged_set_is_in_the_way_before_anything_is_removed() -> None:
+    sets: Any = Sets()
+    sets.looks = iter([["old"]])
+    with pytest.raises(FaultError, match="old can't be read"):
+        removal.remove(sets, ["gone"])
+    assert sets.removed == []
 
 
 def test_names_of_sets_go_up_also_when_the_clock_goes_back() -> None:

@@ -104,6 +104,12 @@ def capture(
                 known[name_copy(version)] = item
                 size += item.size
             report(done, len(wanted), size)
+    if wanted:
+        stored = source.repository.shelf.list(OBJECTS)
+        if cut := [each for each in wanted if each not in lost and stored.get(name_copy(each)) != each.size]:
+            raise FaultError(
+                f"{len(cut)} copies of objects are not as large as these, the first is of {cut[0].key!r}: try again"
+            )
     if lost and not may_vanish:
         raise FaultError(
             f"{len(lost)} objects went while they were copied, the first is {next(iter(lost)).key!r}: try again"

@@ -209,9 +209,12 @@ def prepare() -> None:
     chosen, passphrase = settings.load(), settings.read_passphrase()
     pgbackrest.configure(settings.TARGET, passphrase)
     if not (settings.TARGET / repository.IDENTITY).exists():
-        # Without a backup WAL is of no use, and would only fill the disk.
-        ARCHIVING.unlink(missing_ok=True)
-        return
+        if ARCHIVING.exists():
+            # (WAL waits meanwhile: given up, it would be missing without anybody's being told)
+            raise FaultError(
+                f"{chosen.shown} has no backups any more: see that its disk is there, or begin anew: ./stack backup"
+            )
+        return  # without a backup WAL is of no use
     check_own(chosen)
     ARCHIVING.touch()
     with opened("", asked=False):

@@ -67,11 +67,12 @@ def fetch_manifests(place: Place, folder: Path) -> None:
 
 def plan(repository: Repository, bucket: Bucket, folder: str, rules: dict[str, int]) -> Expiry:
     """Return what no set needs that is to be kept. Raises FaultError."""
-    if damaged := repository.find_damaged():
+    manifests, damaged = repository.sort_sets()
+    if damaged:
         raise FaultError(f"{', '.join(damaged)} can't be read, so it is not known what they need: nothing was removed")
     begin = f"{folder}/" if folder else ""
     there = {versions[0].key.removeprefix(begin): versions for versions in bucket.walk(begin)}
-    sets = {each.name: each for each in repository.read_sets()}
+    sets = {each.name: each for each in manifests}
     arrived = {
         Path(key).name.removesuffix(".bin"): min(each.time.timestamp() for each in versions)
         for key, versions in there.items()

@@ -23,6 +23,11 @@ from backup.repository import Repository
 from backup.settings import PGDATA, SOCKET
 
 LATEST = "latest"
+# What a team would miss, and how many a stack has from its start: the default experiment, and the one of the log of
+# predictions. The users are admin, trainer and serving.
+HELD = {"runs": 0, "registered_models": 0, "experiments": 2, "trace_info": 0, "evaluation_datasets": 0, "webhooks": 0}
+WORDS = {"registered_models": "models", "trace_info": "traces", "evaluation_datasets": "datasets"}
+OWN_USERS = 3
 LONG_DAYS = 8  # without a set: WAL is removed with the sets that it goes with
 ARCHIVE = f"postgres/archive/{pgbackrest.STANZA}/"
 OWN_ARCHIVE = f"{ARCHIVE}{PGDATA.name}-"
@@ -177,13 +182,17 @@ def describe_state() -> str:
         has_schema = connection.execute(text("SELECT to_regclass('runs') IS NOT NULL")).scalar_one()
         if not has_schema:
             return ""
-        runs, models, experiments = (
-            connection.execute(text(database.COUNT.format(table))).scalar_one()
-            for table in ("runs", "registered_models", "experiments")
-        )
-    # (the default experiment, and the one of the log of predictions)
-    is_empty = not runs and not models and experiments <= 2  # noqa: PLR2004
-    return "" if is_empty else f"{runs} runs, {models} models, {experiments} experiments"
+        counts = {table: count(connection, table) - free for table, free in HELD.items()}
+    with database.connect("auth") as connection:
+        counts["users"] = count(connection, "users") - OWN_USERS
+    return ", ".join(f"{number} {WORDS.get(table, table)}" for table, number in counts.items() if number > 0)
+
+
+def count(connection: sqlalchemy.Connection, table: str) -> int:
+    """Return how many rows a table has, 0 if this version of the schema has no such table."""
+    if not connection.execute(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": table}).scalar_one():
+        return 0
+    return int(connection.execute(text(database.COUNT.format(table))).scalar_one())
 
 
 def is_running() -> bool:

@@ -92,13 +92,14 @@ class Repository:
 
     def read_sets(self) -> list[manifest.Manifest]:
         """Return all sets that can be read, the oldest first: one that is damaged is in nobody's way."""
-        return self._sort_sets()[0]
+        return self.sort_sets()[0]
 
     def find_damaged(self) -> list[str]:
         """Return the names of the others."""
-        return self._sort_sets()[1]
+        return self.sort_sets()[1]
 
-    def _sort_sets(self) -> tuple[list[manifest.Manifest], list[str]]:
+    def sort_sets(self) -> tuple[list[manifest.Manifest], list[str]]:
+        """Return both, by one look: what removes by it must not take for needless what it could not read."""
         found: list[manifest.Manifest] = []
         damaged: list[str] = []
         for name in self.find_sets():

@@ -37,6 +37,7 @@ WORDS = {"fault": "backup", "untrue": "trial"}  # how a fault is called in a mes
 WORDS |= {"archive": "WAL", "copies": "objects", "clock": "clock", "bucket": "bucket"}
 RETRY_SECONDS = 900
 DAY = 24 * 3600
+NAME = "%Y%m%dT%H%M%SZ"  # of a set
 WEEK = 7 * DAY  # after which the newest set is brought back on trial again
 
 
@@ -77,9 +78,11 @@ class Schedule:
     def remember(self, is_good: bool, said: str, now: float) -> None:
         """Write down how a set of the schedule ended; one that failed is tried again later."""
         former = read_state()
-        made = now if is_good else former.get("made", 0)
+        # (the set may be made, and what is too old not be removed)
+        is_made = is_good or find_newest() >= datetime.fromtimestamp(now, UTC).strftime(NAME)
+        made = now if is_made else former.get("made", 0)
         write_state(former | {"tried": now, "made": made, "fault": "" if is_good else said})
-        self.not_before = 0.0 if is_good else now + RETRY_SECONDS
+        self.not_before = 0.0 if is_made else now + RETRY_SECONDS
 
 
 def write_state(state: dict[str, Any]) -> None:
@@ -245,7 +248,7 @@ def find_troubles(state: dict[str, Any], at: str, newest: str, now: float) -> di
     """Return what an operator has to know of, by what it is about."""
     troubles = {word: state.get(part, "") for part, word in WORDS.items()}
     if at != "off" and newest:
-        age = now - datetime.strptime(newest, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+        age = now - datetime.strptime(newest, NAME).replace(tzinfo=UTC).timestamp()
         troubles["late"] = f"the newest backup is {age / 3600:.0f} h old" if age > LATE_SECONDS else ""
     return {part: fault for part, fault in troubles.items() if fault}
 

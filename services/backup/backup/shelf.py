@@ -124,7 +124,9 @@ class Shelf:
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a file. Raises ShelfError, and whatever the chunks raise: then nothing has that name."""
         folder, _, base = name.rpartition("/")
-        limit = "stack-backup"
+        limit = secrets.token_hex(
+            16
+        )  # (nobody who stores an artifact may know it: what has it in it would be cut there)
         begin = f'--{limit}\r\nContent-Disposition: form-data; name="file"; filename="{base}"\r\n\r\n'.encode()
 
         def body() -> Iterator[bytes]:
@@ -172,7 +174,7 @@ class Shelf:
         try:
             found = self._call("operations/list", remote=folder, opt=options)["list"]
         except ShelfError as error:
-            if "not found" in str(error):
+            if "directory not found" in str(error):
                 return {}
             raise
         return {item["Path"]: item["Size"] for item in found}
