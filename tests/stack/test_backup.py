@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,15 +17,18 @@ from typing import Any, Self
 
 import pytest
 import requests
+from botocore.exceptions import ClientError
 
 from stack.accounts import PASSWORD
 from stack.deployment import Deployment, wait_until
-from stack.external import HOST, PORT, External
+from stack.external import BACKUPS, External
 
 Login = tuple[str, str]
 WINE = "Wine_Elasticnet_Sklearn_Regressor"
 API = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+URL = f"s3://{BACKUPS}/of/the-tests"
+SLOW = 240  # seconds, on a machine that others keep busy
 PASSPHRASE = "what the backups of the tests are encrypted with"
 
 pytestmark = pytest.mark.timeout(600)
@@ -70,6 +74,11 @@ class Client:
         return f"{ARTIFACTS}/{experiment}/{run}/artifacts/{name}"
 
 
+def make_content(name: str, run: str) -> bytes:
+    """Return an artifact's bytes: those that an earlier version of the backup ended a file at are among them."""
+    return f"{name} of {run}\r\n--stack-backup--\r\nand the rest".encode()
+
+
 @dataclass
 class Writers:
     """One who writes runs with a file, and one who deletes files; a tag names the file as long as it is there."""
@@ -86,12 +95,13 @@ class Writers:
             begun = time.time()
             run = client.make_run()
             for name in ("kept", "passing"):
-                answer = client.ask("PUT", client.locate(run, name), data=f"{name} of {run}".encode())
+                answer = client.ask("PUT", client.locate(run, name), data=make_content(name, run))
                 if answer.status_code != 200:
                     self.faults.append(f"PUT {answer.status_code}")
             client.post("runs/set-tag", run_id=run, key="passing", value="there")
             client.post("runs/set-tag", run_id=run, key="kept", value="there")
             self.ledger.append((begun, time.time(), run))
+            self.over.wait(0.05)  # (what a backup has to copy is to stay small)
 
     def delete(self) -> None:
         client = Client(self.stack)
@@ -136,6 +146,7 @@ class Scene:
         writers: what they did.
         name: the set.
         moment: of the set.
+        address: URL of the bucket's store, from anywhere.
     """
 
     source: Deployment
@@ -146,18 +157,27 @@ class Scene:
     writers: Writers
     name: str
     moment: float
+    address: str
 
 
 @pytest.fixture(scope="module")
-def scene(make_deployment: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def scene(make_deployment: Callable[..., Deployment], external: External) -> Iterator[Scene]:
     source = make_deployment("saved", STACK_SERVE=WINE)
+    external.make_bucket(BACKUPS)
+    address = external.reach_from_everywhere()
+    external.join(f"{source.name}_beyond", source.name, "beyond")
     folder, carried, passphrase = (source.root.parent / name for name in ("backups", "carried", "passphrase"))
     folder.mkdir()
     carried.mkdir()
     passphrase.write_text(f"{PASSPHRASE}\n")
     passphrase.chmod(0o600)
     with (source.root / ".env").open("a") as file:
-        file.write(f"STACK_BACKUP_TO={folder}\nSTACK_BACKUP_PASSPHRASE={passphrase}\n")
+        file.write(f"STACK_BACKUP_TO={folder}\nSTACK_BACKUP_PASSPHRASE={passphrase}\nSTACK_BACKUP_S3_TO={URL}\n")
+        file.write(f"STACK_BACKUP_S3_ENDPOINT={external.url}\nSTACK_BACKUP_S3_CA={external.authority}\n")
+        file.write("STACK_BACKUP_S3_CREDENTIALS=./bucket\nSTACK_BACKUP_NOTIFY=./notify\n")
+    external.write_credentials(external.appender, source.root / "bucket")
+    (source.root / "notify").write_text("# who gets messages\njson://receiver:8000/?format=text\n")
+    (source.root / "notify").chmod(0o600)
     source.check("up", timeout=900)
     client = Client(source)
     for name, role in (("ann", "editor"), ("bob", "viewer")):
@@ -172,15 +192,21 @@ def scene(make_deployment: Callable[..., Deployment], tmp_path_factory: pytest.T
     assert (
         said.splitlines()[-1] == f"Bring it back: ./stack restore {carried}/{listed['name']} --into NAME, or --replace"
     )
-    return Scene(source, client, folder, carried, passphrase, writers, listed["name"], listed["moment"])
+    yield Scene(source, client, folder, carried, passphrase, writers, listed["name"], listed["moment"], address)
+    external.leave(f"{source.name}_beyond")
+    subprocess.run(["docker", "rm", "--force", f"{source.name}-receiver"], check=False, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def copy(make_deployment: Callable[..., Deployment]) -> Deployment:
+def copy(make_deployment: Callable[..., Deployment], scene: Scene, external: External) -> Deployment:
     """A checkout on what might be another machine; its disk for backups of its own is too small."""
     made = make_deployment("brought", STACK_SERVE=WINE, COMPOSE_FILE="docker-compose.yml:small.yml")
     small = "{type: tmpfs, device: tmpfs, o: size=3m}"
     (made.root / "small.yml").write_text(f"volumes:\n  backups:\n    driver: local\n    driver_opts: {small}\n")
+    external.write_credentials(external.appender, made.root / "bucket")
+    with (made.root / ".env").open("a") as file:
+        file.write(f"STACK_BACKUP_S3_ENDPOINT={scene.address}\nSTACK_BACKUP_S3_CA={external.authority}\n")
+        file.write("STACK_BACKUP_S3_CREDENTIALS=./bucket\n")
     return made
 
 
@@ -339,7 +365,8 @@ def test_a_damaged_set_and_a_wrong_passphrase_change_nothing(scene: Scene, copy:
     for path in (damaged, *damaged.rglob("*")):
         if not path.is_symlink():
             shutil.chown(path, 10012, 10012)
-    path = next(path for path in damaged.glob("files/objects/*/*") if path.stat().st_size)
+    # (the oldest: what came after the set, the set does not need)
+    path = min(damaged.glob("files/objects/*/*"), key=lambda path: path.stat().st_mtime)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
@@ -376,118 +403,8 @@ def check_ledger(client: Client, writers: Writers, moment: float) -> dict[str, d
         for name in ("kept", "passing"):
             if tags.get(name) == "there":
                 answer = client.ask("GET", client.locate(run, name))
-                assert (answer.status_code, answer.content) == (200, f"{name} of {run}".encode()), (run, name)
+                assert (answer.status_code, answer.content) == (200, make_content(name, run)), (run, name)
     return runs
-
-
-def test_another_stack_has_exactly_what_was_there(scene: Scene, copy: Deployment) -> None:
-    result = copy.run(
-        "restore", f"{scene.carried}/{scene.name}", "--passphrase-file", str(scene.passphrase), timeout=400
-    )
-    assert result.returncode == 0, result.stderr
-    assert "DIFFERENT" not in result.stdout
-    assert "mlflow.public.runs" in result.stdout
-    assert "objects with the same SHA-256" in result.stdout
-    client = Client(copy)
-    runs = check_ledger(client, scene.writers, scene.moment)
-    assert any("passing" in tags for tags in runs.values())
-    # Users with their passwords and roles, models with versions and alias, and what is served.
-    for name, status in (("ann", 200), ("bob", 403)):
-        answer = copy.ask(f"{API}/experiments/create", (name, PASSWORD), "POST", json={"name": f"by {name}"})
-        assert answer.status_code == status, answer.text
-    found = [each.ask("GET", f"{API}/registered-models/get?name={WINE}").json() for each in (scene.client, client)]
-    assert found[0] == found[1]
-    assert found[0]["registered_model"]["aliases"]
-    wait_until(lambda: predict(copy, client) is not None, "a prediction")
-    assert predict(copy, client) == predict(scene.source, scene.client)
-
-
-def test_a_full_disk_of_backups_ends_the_backup_with_one_line_and_users_go_on(scene: Scene, copy: Deployment) -> None:
-    result = copy.run("backup")
-    assert result.returncode == 1
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("stack: ")
-    assert "space" in last or "unable to write" in last  # (rclone's word, or pgBackRest's)
-    assert "Traceback" not in result.stderr
-    listed = json.loads(copy.check("backup", "list", "--json"))
-    assert listed["sets"] == []
-    assert len(listed["incomplete"]) == 1
-    refused = copy.run("backup", "verify", listed["incomplete"][0])
-    assert "is incomplete: its backup did not end" in refused.stderr
-    client = Client(copy)
-    run = client.make_run()
-    assert client.ask("PUT", client.locate(run, "after"), data=b"it").status_code == 200
-
-
-def test_round_after_round_is_what_was_there(scene: Scene, copy: Deployment, soak: bool) -> None:
-    chance = random.Random(9)
-    folder = scene.carried.with_name("rounds")
-    folder.mkdir()
-    for _ in range(20 if soak else 0):
-        with Writers(scene.source) as writers:
-            wait_until(lambda: len(writers.ledger) >= 8, "runs")
-            time.sleep(chance.uniform(0, 2))
-            said = scene.source.check("backup", "--to", str(folder))
-            count = len(writers.ledger)
-            wait_until(lambda: len(writers.ledger) >= count + 8, "more runs")  # noqa: B023
-        name = said.split()[1]
-        [moment] = [each["moment"] for each in list_sets(scene.source) if each["name"] == name]
-        copy.check("destroy", "--yes")
-        copy.known_login.clear()
-        copy.check("restore", str(folder), "--passphrase-file", str(scene.passphrase), timeout=600)
-        check_ledger(Client(copy), writers, moment)
-
-
-def test_a_bucket_has_all_sets_and_gives_them_back(scene: Scene, external: External) -> None:
-    external.make_bucket()
-    # (by its address on the network that Docker gives to containers that name none)
-    subprocess.run(["docker", "network", "connect", "bridge", f"{external.name}-1"], check=True)
-    found = subprocess.run(
-        ["docker", "inspect", f"{external.name}-1"], check=True, capture_output=True, text=True
-    ).stdout
-    address = json.loads(found)[0]["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
-    external.write_certificate((HOST, "127.0.0.1", address))
-    external.restart()
-    credentials = scene.source.root / "bucket-credentials"
-    external.write_credentials(external.limited, credentials)
-    with (scene.source.root / ".env").open("a") as file:
-        file.write(f"STACK_BACKUP_S3_ENDPOINT=https://{address}:{PORT}\nSTACK_BACKUP_S3_CA={external.authority}\n")
-        file.write("STACK_BACKUP_S3_CREDENTIALS=./bucket-credentials\n")
-    url = f"s3://{external.bucket}/of/the tests".replace(" ", "-")
-    said = scene.source.check("backup", "--to", url)
-    name = said.split()[1]
-    assert said.splitlines()[-1] == f"Bring it back: ./stack restore {url}/{name} --into NAME, or --replace"
-    client = external.connect(external.root)
-    assert client.head_object(Bucket=external.bucket, Key=f"of/the-tests/files/sets/{name}.bin")["ContentLength"]
-    listed = client.list_objects_v2(Bucket=external.bucket, Prefix="of/the-tests/files/objects/")["Contents"]
-    # What is damaged there is found when it is fetched, and nothing has changed.
-    key = listed[0]["Key"]
-    content = bytearray(client.get_object(Bucket=external.bucket, Key=key)["Body"].read())
-    content[-1] ^= 1
-    client.put_object(Bucket=external.bucket, Key=key, Body=bytes(content))
-    refused = scene.source.run("restore", url, "--replace", timeout=300)
-    assert refused.returncode == 1
-    assert "nothing was changed" in refused.stderr
-    assert "damaged" in refused.stderr
-    assert is_served(scene.client)
-    external.write_credentials(external.reader, credentials)
-    refused = scene.source.run("backup", "--to", f"{url}-2")
-    assert refused.returncode == 1
-    assert f"{url}-2 can't be used: " in refused.stderr
-
-
-def test_what_comes_between_two_sets_is_copied(scene: Scene) -> None:
-    run = scene.client.make_run()
-    assert scene.client.ask("PUT", scene.client.locate(run, "between"), data=b"two sets").status_code == 200
-    scene.source.compose("exec", "-T", "backup", "python", "-m", "backup", "pass")
-    script = (
-        "from backup import cli\n"
-        "with cli.opened('', asked=False) as found:\n"
-        "    [item] = [item for item in found.read_passes() if item.key.endswith('/between')]\n"
-        "    assert found.shelf.read_all(item.name) == b'two sets'\n"
-        "    assert item.sha256 in found.shelf.hash([item.name]).values()\n"
-    )
-    scene.source.compose("exec", "-T", "backup", "python", "-c", script)
 
 
 def is_served(client: Client) -> bool:
@@ -523,6 +440,22 @@ def test_what_holds_runs_is_not_replaced_unless_told_to(scene: Scene) -> None:
     assert result.returncode == 1
     assert "runs" in result.stderr
     assert "--replace it (a backup of it is made first)" in result.stderr
+    # A restore, or up, holds the stack: nothing else begins.
+    lock = f".env.lock-{scene.source.name}"
+    for command in (["backup"], ["gc"], ["restore", "--replace"], ["up"]):
+        result = scene.source.execute("flock", lock, "./stack", *command)
+        assert result.returncode == 1
+        assert result.stderr.splitlines()[-1] == (
+            f"stack: ./stack up or restore of stack '{scene.source.name}' is at work: wait for its end"
+        )
+    # And it does not begin while a training of the stack's own runs.
+    training = ["docker", "run", "--detach", "--rm", "--label", f"com.docker.compose.project={scene.source.name}"]
+    training += ["--label", "com.docker.compose.service=trainer", "--entrypoint", "sleep"]
+    training += [f"{scene.source.name}/secrets:0.1.0", "60"]
+    name = subprocess.run(training, check=True, capture_output=True, text=True).stdout.strip()
+    result = scene.source.run("restore", "--replace")
+    assert (result.returncode, "./stack train or sweep runs at the moment" in result.stderr) == (1, True)
+    subprocess.run(["docker", "kill", name], check=True, capture_output=True)
     assert scene.source.is_served(scene.client.session.auth)  # type: ignore[arg-type]
 
 
@@ -587,20 +520,250 @@ def find_sets(stack: Deployment) -> list[str]:
 def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) -> None:
     before = find_sets(scene.source)
     assert len(before) >= 3
+    hurry(scene.source)
+    wait_until(lambda: carried_after(scene), "the bucket has them", SLOW)
     scene.source.check("backup", "rm", before[0])
     assert find_sets(scene.source) == before[1:]
+    run = scene.client.make_run()
+    scene.client.post("runs/update", run_id=run, status="FINISHED", end_time=1795600000000)
+    started = time.time()
     scene.source.check("backup", "schedule", "00:00", "--keep", "1d")
-    wait_until(lambda: len(sets := find_sets(scene.source)) == 1 and sets[0] > before[-1], "one set, a new one")
+    wait_until(lambda: len(sets := find_sets(scene.source)) == 1 and sets[0] > before[-1], "one set, a new one", SLOW)
     [backup] = find_sets(scene.source)
-    said = scene.source.check("backup", "verify", "--restore")
-    assert "is whole" in said
-    assert "Its database was brought back on trial, with " in said
+    # The first set of a schedule is brought back on trial by itself, then the newest one each week.
+    wait_until(lambda: read_state(scene).get("trial", 0) > started, "the trial", SLOW)
+    wait_until(lambda: backup in read_state(scene).get("sizes", {}).get("sets", {}), "its size", SLOW)
+    assert read_state(scene)["untrue"] == ""
+    # When a run had ended is in the backup too.
+    asked = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--volume", f"{scene.folder}:/from:ro", "backup"]
+    asked += ["find-run", run, "--from", "there", "--passphrase-stdin"]
+    result = scene.source.execute(*asked, stdin=f"{PASSPHRASE}\n")
+    assert result.stdout == "2026-11-25T09:46:41Z\n", result.stderr
+    assert "Its database was brought back on trial, with " in scene.source.logs("backup")
     assert not (scene.folder / "trial").exists()
     shown = scene.source.check("status").splitlines()[-1]
-    assert shown.startswith(f"Backups: 1 backup, the newest {backup}")
+    assert re.match(
+        rf"Backups: 1 backup, the newest {backup} \([0-9.]+ h old, [0-9.]+ MB\), [0-9.]+ MB in all; ", shown
+    )
     assert "each day at 00:00 UTC" in shown
+    assert f"in {URL} too, as of " in shown
+    assert "brought back on trial 0.0 days ago" in shown
     result = scene.source.run("backup", "rm", backup)
     assert result.returncode == 1
     assert "is all there is" in result.stderr
     labels = [path.name for path in (scene.folder / "postgres/backup/main").iterdir() if path.is_dir()]
     assert len([label for label in labels if label.endswith("F")]) == 1
+
+
+def test_round_after_round_is_what_was_there(scene: Scene, copy: Deployment, soak: bool) -> None:
+    chance = random.Random(9)
+    folder = scene.carried.with_name("rounds")
+    folder.mkdir()
+    for _ in range(20 if soak else 0):
+        with Writers(scene.source) as writers:
+            wait_until(lambda: len(writers.ledger) >= 8, "runs")
+            time.sleep(chance.uniform(0, 2))
+            said = scene.source.check("backup", "--to", str(folder))
+            count = len(writers.ledger)
+            wait_until(lambda: len(writers.ledger) >= count + 8, "more runs")  # noqa: B023
+        name = said.split()[1]
+        [moment] = [each["moment"] for each in list_sets(scene.source) if each["name"] == name]
+        copy.check("destroy", "--yes")
+        copy.known_login.clear()
+        copy.check("restore", str(folder), "--passphrase-file", str(scene.passphrase), timeout=600)
+        check_ledger(Client(copy), writers, moment)
+    if soak:
+        copy.check("destroy", "--yes")
+
+
+# ----------------------------------------------------------------------------------------------------------- bucket
+def read_state(scene: Scene) -> dict[str, Any]:
+    state: dict[str, Any] = json.loads((scene.folder / "schedule.json").read_text())
+    return state
+
+
+def hurry(stack: Deployment) -> None:
+    """Let the next round begin at once, which comes every 40 s."""
+    subprocess.run(["docker", "kill", "--signal", "HUP", f"{stack.name}-backup-1"], check=True, capture_output=True)
+
+
+def carried_after(scene: Scene, moment: float | None = None) -> bool:
+    """Return whether the bucket has all sets, as of a moment or later."""
+    try:
+        carried = json.loads((scene.folder / "carried.json").read_text())
+    except FileNotFoundError:
+        return False
+    newest = max(path.name for path in (scene.folder / "files/sets").iterdir())
+    return bool(carried["newest"] == newest and carried["begun"] > (moment or 0))
+
+
+RECEIVER = """
+import http.server, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        print(self.rfile.read(int(self.headers["Content-Length"])).decode(), file=sys.stderr, flush=True)
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+
+http.server.HTTPServer(("", 8000), Handler).serve_forever()
+"""
+
+
+def read_messages(stack: Deployment) -> list[dict[str, str]]:
+    command = ["docker", "logs", f"{stack.name}-receiver"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_bucket_that_is_away_is_told_once_and_that_it_is_back_too(scene: Scene, external: External) -> None:
+    source = scene.source
+    run = ["docker", "run", "--detach", "--name", f"{source.name}-receiver", "--network", f"{source.name}_beyond"]
+    run += ["--network-alias", "receiver", "--entrypoint", "python", f"{source.name}/secrets:0.1.0", "-c", RECEIVER]
+    subprocess.run(run, check=True, capture_output=True)
+    assert source.check("backup", "notify") == "Messages go to 1 URLs: number 1 (json://)\n"
+    wait_until(lambda: source.run("backup", "notify", "--test").returncode == 0, "the receiver", SLOW)
+    assert [each["title"] for each in read_messages(source)] == [f"{source.name}: test"]
+    subprocess.run(["docker", "stop", "--time", "1", f"{external.name}-1"], check=True, capture_output=True)
+    hurry(source)
+    wait_until(lambda: len(read_messages(source)) == 2, "a message", SLOW)
+    told = read_messages(source)[1]
+    assert told["title"] == f"{source.name}: backups need you"
+    assert f"bucket: {URL} can't be used: " in told["message"]
+    shown = source.run("status")
+    assert shown.returncode == 1
+    assert f"bucket: {URL} can't be used: " in shown.stdout
+    hurry(source)
+    time.sleep(8)
+    assert len(read_messages(source)) == 2
+    external.restart()
+    hurry(source)
+    wait_until(lambda: len(read_messages(source)) == 3, "a message", SLOW)
+    told = read_messages(source)[2]
+    assert told["title"] == f"{source.name}: backups are well again"
+    assert f"over: bucket: {URL} can't be used: " in told["message"]
+    assert "receiver" not in json.dumps(source.container("backup")["Config"])
+
+
+def test_the_stacks_key_can_neither_remove_nor_overwrite_and_the_operators_expires(
+    scene: Scene, copy: Deployment, external: External
+) -> None:
+    thief = external.connect(external.appender)
+    sets = f"{URL.removeprefix(f's3://{BACKUPS}/')}/files/sets/"
+    versions = thief_lists(external, sets)
+    assert len(versions) >= 4  # (the schedule removed all but one in the folder)
+    for each in versions:
+        for place in ({"Key": each["Key"]}, {"Key": each["Key"], "VersionId": each["VersionId"]}):
+            with pytest.raises(ClientError, match="AccessDenied"):
+                thief.delete_object(Bucket=BACKUPS, **place)
+    for change in (
+        lambda: thief.put_bucket_versioning(Bucket=BACKUPS, VersioningConfiguration={"Status": "Suspended"}),
+        lambda: thief.delete_bucket(Bucket=BACKUPS),
+        lambda: thief.put_bucket_lifecycle_configuration(
+            Bucket=BACKUPS,
+            LifecycleConfiguration={
+                "Rules": [{"ID": "x", "Status": "Enabled", "Filter": {}, "Expiration": {"Days": 1}}]
+            },
+        ),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            change()
+    expire = ["backup", "expire", URL, "--passphrase-file", str(scene.passphrase), "--keep", "1d"]
+    owner = copy.root / "owner"
+    external.write_credentials(external.root, owner)
+    refused = copy.run(*expire, "--credentials", str(copy.root / "bucket"), "--apply")
+    assert refused.returncode == 1
+    assert "the store keeps '" in refused.stderr
+    assert thief_lists(external, sets) == versions
+    said = copy.check(*expire, "--credentials", str(owner))
+    assert said.startswith(f"{len(versions) - 1} sets (")
+    assert said.endswith("--apply removes them\n")
+    assert thief_lists(external, sets) == versions
+    said = copy.check(*expire, "--credentials", str(owner), "--apply")
+    assert said.endswith(": removed\n")
+    [left] = thief_lists(external, sets)
+    assert Path(left["Key"]).name.removesuffix(".bin") == find_sets(scene.source)[-1]
+
+
+def thief_lists(external: External, prefix: str) -> list[dict[str, Any]]:
+    listed = external.connect(external.root).list_object_versions(Bucket=BACKUPS, Prefix=prefix)
+    assert not listed.get("DeleteMarkers")
+    return [{"Key": each["Key"], "VersionId": each["VersionId"]} for each in listed["Versions"]]
+
+
+def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a_minute_ago(
+    scene: Scene, copy: Deployment, external: External
+) -> None:
+    source = scene.source
+    models = [scene.client.ask("GET", f"{API}/registered-models/get?name={WINE}").json(), predict(source, scene.client)]
+    with Writers(source) as writers:
+        # (of the rounds that come by themselves, one at least begins in this time)
+        time.sleep(68)
+        label = f"label=com.docker.compose.project={source.name}"
+        listed = subprocess.run(["docker", "ps", "-q", "--filter", label], check=True, capture_output=True, text=True)
+        writers.over.set()
+        took = read_state(scene)["took"]
+        dead = time.time()
+        subprocess.run(["docker", "rm", "--force", *listed.stdout.split()], check=True, capture_output=True)
+    shutil.rmtree(scene.folder)
+    # Whoever has the stack's key writes over what is there. It stays as an older version.
+    time.sleep(1.1)
+    safe = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    time.sleep(1.1)
+    thief = external.connect(external.appender)
+    begin = URL.removeprefix(f"s3://{BACKUPS}/")
+    for folder in ("sets", "objects"):
+        [key, *_] = [each["Key"] for each in thief_lists(external, f"{begin}/files/{folder}/")]
+        thief.put_object(Bucket=BACKUPS, Key=key, Body=b"nothing")
+    restore = ["restore", URL, "--at", "latest", "--passphrase-file", str(scene.passphrase)]
+    refused = copy.run(*restore, timeout=400)
+    assert refused.returncode == 1
+    assert f"{URL} has no set that is whole" in refused.stderr
+    assert "nothing was changed" in refused.stderr
+    assert is_untouched(copy)
+    result = copy.run(*restore, "--bucket-at", safe, timeout=400)
+    assert result.returncode == 0, result.stderr
+    assert "DIFFERENT" not in result.stdout
+    client = Client(copy)
+    runs = client.find_runs()
+    known = [(at, run) for _, at, run in writers.ledger]
+    lost = [at for at, run in known if run not in runs]
+    kept = [at for at, run in known if run in runs]
+    print(f"lost: {dead - min(lost):.1f} s of rows" if lost else "nothing was lost", f"a round took {took:.1f} s")
+    assert kept
+    # (the next round begins 40 s after the last one did, as far as the machine lets it, and takes its time)
+    assert all(dead - at < max(60, 50 + 2 * took) for at in lost), took
+    for run, tags in runs.items():
+        for name in ("kept", "passing"):
+            if tags.get(name) == "there":
+                answer = client.ask("GET", client.locate(run, name))
+                assert (answer.status_code, answer.content) == (200, make_content(name, run)), (run, name)
+    # Who did what; users with their passwords and roles, models with versions and alias, and what is served.
+    entries = [json.loads(line) for line in copy.check("audit", "--json").splitlines()]
+    assert [entry for entry in entries if "ann" in json.dumps(entry.get("targets"))], entries[:3]
+    for name, status in (("ann", 200), ("bob", 403)):
+        answer = copy.ask(f"{API}/experiments/create", (name, PASSWORD), "POST", json={"name": f"by {name}"})
+        assert answer.status_code == status, answer.text
+    assert client.ask("GET", f"{API}/registered-models/get?name={WINE}").json() == models[0]
+    assert models[0]["registered_model"]["aliases"]
+    wait_until(lambda: predict(copy, client) is not None, "a prediction", SLOW)
+    assert predict(copy, client) == models[1]
+
+
+def test_a_full_disk_of_backups_ends_the_backup_with_one_line_and_users_go_on(scene: Scene, copy: Deployment) -> None:
+    result = copy.run("backup")
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("stack: ")
+    assert "space" in last or "unable to write" in last  # (rclone's word, or pgBackRest's)
+    assert "Traceback" not in result.stderr
+    listed = json.loads(copy.check("backup", "list", "--json"))
+    assert listed["sets"] == []
+    assert len(listed["incomplete"]) == 1
+    refused = copy.run("backup", "verify", listed["incomplete"][0])
+    assert "is incomplete: its backup did not end" in refused.stderr
+    client = Client(copy)
+    run = client.make_run()
+    assert client.ask("PUT", client.locate(run, "after"), data=b"it").status_code == 200

@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import json
+import time
 from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 
 from admin.faults import FaultError
-from backup import capture, copying, making, manifest, pgbackrest, repository, restoring, retention, serving
+from backup import (
+    capture,
+    carrying,
+    copying,
+    expiring,
+    making,
+    manifest,
+    passing,
+    pgbackrest,
+    planning,
+    programs,
+    removal,
+    repository,
+    restoring,
+    retention,
+    serving,
+    telling,
+    trail,
+)
 from backup.manifest import Figures, Item, Manifest, Table
 
 DAY = 24 * 3600
@@ -120,10 +143,222 @@ def test_a_set_that_failed_is_tried_again_later(tmp_path: Path, monkeypatch: pyt
     assert not schedule.is_due(NOON + 1001, serving.read_state()["made"])
 
 
+def test_a_set_that_was_made_is_not_made_again_because_old_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "STATE", tmp_path / "state.json")
+    monkeypatch.setattr(serving, "TARGET", tmp_path)
+    (tmp_path / "files/sets").mkdir(parents=True)
+    (tmp_path / "files/sets" / SET).touch()
+    schedule = serving.Schedule("11:00")
+    schedule.remember(False, "a damaged set is in the way", NOON)
+    assert serving.read_state() == {"tried": NOON, "made": NOON, "fault": "a damaged set is in the way"}
+    assert not schedule.is_due(NOON + serving.RETRY_SECONDS, NOON)
+
+
+class Sets:
+    """A folder of sets one of which can't be read at the second look."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.looks = iter([[], ["old", "good"]])
+        self.shelf = self
+
+    def find_sets(self) -> list[str]:
+        return ["gone", "good", "old"]
+
+    def find_begun(self) -> list[str]:
+        return []
+
+    def sort_sets(self) -> tuple[list[Any], list[str]]:
+        damaged = next(self.looks)
+        whole = [name for name in self.find_sets() if name not in damaged]
+        copies = {name: [SimpleNamespace(name=f"objects/{name}")] for name in whole}
+        return [SimpleNamespace(name=name, copies=copies[name]) for name in whole], damaged
+
+    def read_passes(self, _: str) -> list[Any]:
+        return []
+
+    def remove(self, path: str) -> None:
+        self.removed.append(path)
+
+    def list(self, folder: str) -> dict[str, int]:
+        return {f"objects/{name}": 1 for name in self.find_sets()} if folder == "objects" else {}
+
+
+def test_what_can_not_be_read_for_a_moment_keeps_its_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "remove_files", lambda _: None)
+    sets: Any = Sets()
+    assert removal.remove(sets, ["gone"]) == 1
+    assert sets.removed == ["sets/gone", "begun/gone", "objects/gone"]
+
+
+def test_a_damaged_set_is_in_the_way_before_anything_is_removed() -> None:
+    sets: Any = Sets()
+    sets.looks = iter([["old"]])
+    with pytest.raises(FaultError, match="old can't be read"):
+        removal.remove(sets, ["gone"])
+    assert sets.removed == []
+
+
 def test_names_of_sets_go_up_also_when_the_clock_goes_back() -> None:
     assert making.name_set(NOON, []) == SET
     assert making.name_set(NOON, [SET]) == "20261125T120001Z"
     assert making.name_set(NOON - 5, [SET]) == "20261125T120001Z"
+
+
+def test_a_clock_that_was_a_year_ahead_costs_no_time() -> None:
+    ahead = datetime.fromtimestamp(NOON + 365 * DAY, UTC).strftime(making.NAMING)
+    assert making.name_set(NOON, [ahead]) == "20271125T120001Z"
+
+
+# --------------------------------------------------------------------------------------------------------- the clocks
+@pytest.mark.parametrize(
+    ("ahead", "skew", "part"),
+    [
+        (-40, 0, ""),
+        (2, 1, ""),  # (what whole seconds don't tell)
+        (600, 0, "this machine's clock went back by 600 s, the newest backup or moment is 20261125T120000Z"),
+        (-40, 30, "the object store's clock is 30 s ahead of this machine's"),
+        (-40, -30, "the object store's clock is 30 s behind this machine's"),
+    ],
+)
+def test_clocks_that_disagree_are_said(ahead: float, skew: float, part: str) -> None:
+    said = passing.find_clock_fault(SET, NOON - ahead, skew)
+    assert part in said
+    assert bool(said) is bool(part)
+
+
+class Answering:
+    """A store that says what time it is."""
+
+    name = "b"
+
+    def __init__(self, date: str) -> None:
+        self.client, self.date = self, date
+
+    def list_objects_v2(self, **_: object) -> dict[str, object]:
+        return {"ResponseMetadata": {"HTTPHeaders": {"date": self.date}}}
+
+
+@pytest.mark.parametrize(("off", "seconds"), [(0, 0), (90, 90), (-90, -90)])
+def test_the_stores_clock_is_measured(off: int, seconds: int) -> None:
+    date = format_datetime(datetime.fromtimestamp(time.time() + off, UTC), usegmt=True)
+    assert abs(capture.measure_skew(Answering(date)) - seconds) < 3  # type: ignore[arg-type]
+    assert (capture.measure_skew(Answering(date)) == 0) is (off == 0)  # type: ignore[arg-type]
+
+
+def test_a_moment_that_the_clock_showed_twice_is_refused() -> None:
+    first, ahead, back = (
+        make_manifest(name=f"20261125T12000{number}Z", moment=NOON + seconds)
+        for number, seconds in ((0, 0), (1, DAY), (2, 60))
+    )
+    with pytest.raises(FaultError, match="the clock went back after set 20261125T120000Z"):
+        planning.check_order([first, ahead, back], first, "at")
+    planning.check_order([first, ahead, back], back, "at")
+    planning.check_order([first, back], first, "at")
+
+
+# --------------------------------------------------------------------------------------------------------- messages
+def test_what_is_wrong_is_told_once_and_its_end_too() -> None:
+    state = {"fault": "the disk is full", "archive": "", "bucket": "away"}
+    troubles = serving.find_troubles(state, "02:30", SET, NOON + 26 * 3600)
+    assert troubles == {"backup": "the disk is full", "bucket": "away", "late": "the newest backup is 26 h old"}
+    assert serving.find_troubles({}, "off", SET, NOON + 260 * 3600) == {}
+    assert serving.find_troubles({}, "02:30", SET, NOON + 24 * 3600) == {}
+    title, body = serving.describe_change("wine", {"WAL": "32 MB wait"}, {"backup": "the disk is full"})
+    assert title == "wine: backups need you"
+    assert body.splitlines()[:2] == ["backup: the disk is full", "over: WAL: 32 MB wait"]
+    title, body = serving.describe_change("wine", {"WAL": "32 MB wait", "late": "26 h"}, {"late": "27 h"})
+    assert title == "wine: backups, something is over"
+    assert body.splitlines()[:2] == ["over: WAL: 32 MB wait", "still late: 27 h"]
+    assert serving.describe_change("wine", {"WAL": "x"}, {})[0] == "wine: backups are well again"
+
+
+def test_a_message_goes_out_for_a_change_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    code = 1
+
+    def run(*command: str, said: str = "") -> SimpleNamespace:
+        sent.append(json.loads(said)["title"])
+        return SimpleNamespace(returncode=code, stderr="stack: nobody answers\n")
+
+    monkeypatch.setattr(serving, "STATE", tmp_path / "state.json")
+    monkeypatch.setattr(serving, "NOTIFY", tmp_path / "notify")
+    monkeypatch.setattr(serving, "TARGET", tmp_path)
+    monkeypatch.setattr(programs, "run", run)
+    watch = serving.Watch(serving.Schedule("off"))
+    serving.write_state({"fault": "the disk is full"})
+    watch._tell(NOON)
+    assert sent == []  # nobody is named
+    (tmp_path / "notify").write_text("json://x")
+    watch._tell(NOON)
+    watch._tell(NOON)
+    assert len(sent) == 1  # it did not go out, and is not tried again at once
+    assert serving.read_state()["messages"] == "stack: nobody answers"
+    watch._next_message, code = 0.0, 0
+    watch._tell(NOON)
+    watch._tell(NOON)
+    assert len(sent) == 2
+    assert serving.read_state()["messages"] == ""
+    serving.write_state(serving.read_state() | {"fault": "the disk is still full"})
+    watch._tell(NOON)
+    assert len(sent) == 2
+    serving.write_state(serving.read_state() | {"fault": ""})
+    watch._tell(NOON)
+    watch._tell(NOON)
+    assert [title.rpartition(": ")[2] for title in sent] == ["backups need you"] * 2 + ["backups are well again"]
+
+
+def test_of_urls_only_the_scheme_is_shown() -> None:
+    assert telling.show(2, "mailto://me:secret@example.org") == "2 (mailto://)"
+
+
+# --------------------------------------------------------------------------------------------------------- the bucket
+def test_places_in_a_bucket_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrying, "SCRATCH", tmp_path)
+    account = "[default]\naws_access_key_id = A\naws_secret_access_key = B\n"
+    assert carrying.open_place("s3://bucket/a/b/", {}, account).remote == "there:bucket/a/b/"
+    assert carrying.open_place("s3://bucket", {}, account).remote == "there:bucket/"
+    with pytest.raises(FaultError, match="is no place in a bucket"):
+        carrying.open_place("s3://b!", {}, account)
+    with pytest.raises(FaultError, match="--credentials is no AWS credentials file"):
+        carrying.open_place("s3://bucket", {}, "[other]", "--credentials")
+
+
+KEPT = expiring.Needs(
+    copies=frozenset({"objects/aa/kept"}),
+    files=frozenset({"postgres/backup/main/20261124-020000F/bundle/1", "postgres/archive/main/17-1/x/needed"}),
+    oldest="20261124T020000Z",
+    segment="000000010000000000000005",
+    labels=frozenset({"20261124-020000F"}),
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "goes"),
+    [
+        ("files/sets/20261123T020000Z", True),
+        ("files/sets/20261124T020000Z", False),
+        ("files/passes/20261124T010000Z.bin", True),
+        ("files/passes/20261124T030000Z.bin", False),
+        ("files/objects/aa/kept.bin", False),
+        ("files/objects/aa/gone.bin", True),
+        ("postgres/archive/main/17-1/0000000100000000/000000010000000000000004-" + "a" * 40 + ".zst", True),
+        ("postgres/archive/main/17-1/0000000100000000/000000010000000000000005-" + "a" * 40 + ".zst", False),
+        ("postgres/archive/main/17-1/00000002.history", False),
+        ("postgres/archive/main/archive.info", False),
+        ("postgres/backup/main/20261124-020000F/bundle/1", False),
+        ("postgres/backup/main/20261123-020000F/bundle/1", True),
+        ("postgres/backup/main/20261123-020000F_20261123-030000I/backup.manifest", True),
+        ("postgres/backup/main/20261125-020000F/bundle/1", False),  # on its way
+        ("postgres/backup/main/backup.info", False),
+        ("repository.json", False),
+        ("something else", False),
+    ],
+)
+def test_what_nobody_needs_goes_and_what_is_not_known_stays(key: str, goes: bool) -> None:
+    assert expiring.is_expired(key, ["20261123T020000Z"], KEPT) is goes
 
 
 # ----------------------------------------------------------------------------------------------- objects of a moment
@@ -213,6 +448,16 @@ def test_what_differs_is_named(tables: dict[str, Table], what: str) -> None:
 def test_a_sequence_that_went_back_or_far_ahead_differs(value: int) -> None:
     wanted, found = Figures(True, {}, {"s": 5}), Figures(True, {}, {"s": value})
     assert [line.is_same for line in restoring.compare_figures(wanted, found)] == [True, False]
+
+
+def test_of_a_day_that_both_have_the_audit_log_has_the_lines_of_both(tmp_path: Path) -> None:
+    path = tmp_path / "audit-2026-11-25.jsonl"
+    trail.merge(path, b"a\nb\n")
+    assert path.read_bytes() == b"a\nb\n"
+    path.write_bytes(b"b\nc\n")
+    trail.merge(path, b"a\nb\n")
+    assert path.read_bytes() == b"a\nb\nc\n"
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 # ------------------------------------------------------------------------------------------------------------- folders

@@ -16,7 +16,6 @@ OVERLAYS = "".join(path.read_text() for path in sorted(ROOT.glob("compose.*.yml"
 STACK = (ROOT / "stack").read_text()
 # Choices that ./stack alone acts on.
 STACK_ONLY = {"STACK_MIN_FREE_MB", "COMPOSE_FILE"}
-STACK_ONLY |= {f"STACK_BACKUP_S3_{name}" for name in ("ENDPOINT", "REGION", "CREDENTIALS", "CA")}
 # Not an operator's choice: ./stack hands over who trains from what, and from where to where artifacts are moved.
 HANDED_OVER = re.compile("STACK_GIT_COMMIT|STACK_USER|STACK_(SOURCE|TARGET)(_[A-Z_]+)?")
 

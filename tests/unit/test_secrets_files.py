@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from configparser import ConfigParser
+from pathlib import Path
 
 import pytest
 import secrets_files
@@ -88,3 +90,58 @@ def test_mlflow_clients_can_read_the_credentials(values: dict[str, str]) -> None
     parser.read_string(secrets_files.render_files(values)["admin"]["credentials"])
     assert parser["mlflow"]["mlflow_tracking_username"] == "admin"
     assert parser["mlflow"]["mlflow_tracking_password"] == values["admin_password"]
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the operator's files, none of which is named yet."""
+    monkeypatch.setattr(secrets_files, "OPERATOR", tmp_path)
+    monkeypatch.setenv("STACK_BACKUP_S3_TO", "off")
+    for name in ("S3_CREDENTIALS", "S3_CA", "NOTIFY"):
+        monkeypatch.setenv(f"STACK_BACKUP_{name}_FILE", "/dev/null")
+    return tmp_path
+
+
+def write(path: Path, content: str, mode: int = 0o600) -> None:
+    path.write_text(content)
+    path.chmod(mode)
+
+
+def test_what_is_not_named_is_not_handed_out(outside: Path) -> None:
+    assert set(secrets_files.read_way_outside().values()) == {""}
+
+
+def test_the_urls_of_messages_and_the_buckets_account_are_handed_out(
+    outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(outside / "backup_notify", "# who\nmailto://me:secret@example.org\n\njson://here/x\n")
+    write(outside / "backup_credentials", "[default]\naws_access_key_id = A\naws_secret_access_key = B\n")
+    monkeypatch.setenv("STACK_BACKUP_NOTIFY_FILE", "./notify")
+    monkeypatch.setenv("STACK_BACKUP_S3_TO", "s3://bucket/folder")
+    monkeypatch.setenv("STACK_BACKUP_S3_CREDENTIALS_FILE", "./key")
+    files = secrets_files.read_way_outside()
+    assert "mailto://me:secret@example.org" in files["notify"]
+    assert "aws_access_key_id = A" in files["bucket_credentials"]
+    assert "BEGIN CERTIFICATE" in files["bucket_ca.pem"]
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "part"),
+    [
+        ("json://here\n", 0o644, "which every user of this machine may use: chmod o= ./notify"),
+        ("json://here\nme@example.org\n", 0o600, "whose line 2 is no URL"),
+    ],
+)
+def test_urls_that_others_read_or_that_are_none_are_refused(
+    content: str, mode: int, part: str, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(outside / "backup_notify", content, mode)
+    monkeypatch.setenv("STACK_BACKUP_NOTIFY_FILE", "./notify")
+    with pytest.raises(SystemExit, match=re.escape(part)):
+        secrets_files.read_way_outside()
+
+
+def test_a_bucket_without_an_account_is_refused(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACK_BACKUP_S3_TO", "s3://bucket/folder")
+    with pytest.raises(SystemExit, match="STACK_BACKUP_S3_CREDENTIALS is '', but STACK_BACKUP_S3_TO is set"):
+        secrets_files.read_way_outside()

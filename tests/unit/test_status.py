@@ -108,6 +108,16 @@ STATE = {
         ({"archive": "32 MB wait"}, False, "WAL: 32 MB wait"),
         ({"untrue": "runs differ"}, False, "brought back on trial: runs differ"),
         ({"trial": NOW.timestamp() - 86400}, True, "brought back on trial 1.0 days ago"),
+        (
+            {"sizes": {"sets": {"20261126T023000Z": 1234567}, "all": 5e9}},
+            True,
+            "the newest 20261126T023000Z (9.5 h old, 1.2 MB), 5.0 GB in all; each day",
+        ),
+        ({"place": "s3://b/f", "carried": 31.4}, True, "in s3://b/f too, as of 31 s ago"),
+        ({"place": "s3://b/f", "carried": None}, True, "in s3://b/f too, not yet"),
+        ({"bucket": "s3://b/f can't be used"}, False, "bucket: s3://b/f can't be used"),
+        ({"messages": "nobody answers"}, False, "messages: nobody answers"),
+        ({"clock": "30 s ahead"}, False, "clock: 30 s ahead"),
     ],
 )
 def test_backups_that_are_late_or_fail_are_seen(change: dict[str, object], is_well: bool, part: str) -> None:

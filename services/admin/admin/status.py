@@ -21,6 +21,16 @@ from admin.faults import printable
 PLAIN_WIDTH = 160  # where the output is no terminal, nothing is cut off
 LATE_HOURS = 25  # of a backup that is made each day
 WARN_PERCENT, FULL_PERCENT = 85, 95  # of a disk: time to make room, and hardly any left
+# What the container `backup` says is wrong, by the name of the part.
+BACKUP_FAULTS = {
+    "fault": "the last one failed",
+    "archive": "WAL",
+    "untrue": "the last one brought back on trial",
+    "copies": "objects",
+    "clock": "clock",
+    "bucket": "bucket",
+    "messages": "messages",
+}
 JOBS = {"secrets", "bucket", "migrate", "trainer", "admin", "artifacts"}
 
 
@@ -150,14 +160,16 @@ def read_backups(text: str, now: datetime) -> Backups | None:
     age = now - datetime.strptime(names[-1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     hours = age.total_seconds() / 3600
     is_late = at != "off" and hours > LATE_HOURS
-    faults = [
-        f"the newest is {hours:.0f} h old: LATE" if is_late else "",
-        f"the last one failed: {state['fault']}" if state["fault"] else "",
-        f"WAL: {state['archive']}" if state["archive"] else "",
-        f"the last one brought back on trial: {state['untrue']}" if state["untrue"] else "",
-    ]
+    faults = [f"the newest is {hours:.0f} h old: LATE" if is_late else ""]
+    faults += [f"{what}: {state[part]}" for part, what in BACKUP_FAULTS.items() if state.get(part)]
     count = "1 backup" if len(names) == 1 else f"{len(names)} backups"
-    shown = f"{count}, the newest {names[-1]} ({hours:.1f} h old); {plan}"
+    sizes = state.get("sizes") or {}
+    size = f", {show_size(sizes['sets'][names[-1]])}" if names[-1] in sizes.get("sets", {}) else ""
+    total = f", {show_size(sizes['all'])} in all" if "all" in sizes else ""
+    shown = f"{count}, the newest {names[-1]} ({hours:.1f} h old{size}){total}; {plan}"
+    if state.get("place"):
+        came = "not yet" if state.get("carried") is None else f"as of {state['carried']:.0f} s ago"
+        shown += f"; in {state['place']} too, {came}"
     if state["trial"]:
         days = (now.timestamp() - state["trial"]) / 86400
         shown += f"; brought back on trial {days:.1f} days ago"
@@ -215,6 +227,13 @@ def print_disks(disks: list[Disk]) -> None:
         style="red" if full else "",
         soft_wrap=True,
     )
+def show_size(size: float) -> str:
+    """Return a size for people."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 def print_models(models: list[Model], trouble: str, console: Console) -> None:

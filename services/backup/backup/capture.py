@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from botocore.client import BaseClient
@@ -62,12 +64,15 @@ def find_history(repository: Repository) -> list[Item]:
     return sets[-1].objects + repository.read_passes(sets[-1].name) if sets else []
 
 
-def copy_new(source: Source, since: datetime, name: str) -> int:
-    """Copy what came since the newest set, so that a moment between sets has its artifacts; return how much it was."""
+def copy_new(source: Source, since: datetime, name: str, *, is_moment: bool = False) -> int:
+    """Copy what came since the newest set, so that a moment between sets has its artifacts; return how much it was.
+
+    That it was looked is written down where something came, and where WAL was handed over up to the moment of the name.
+    """
     seen = {(item.key, item.version, item.time) for item in find_history(source.repository)}
     items, _ = capture(source, find_known(source.repository), since, report_nothing, may_vanish=True)
     new = [item for item in items if (item.key, item.version, item.time) not in seen]
-    if new:
+    if new or is_moment:
         source.repository.write_out()
         source.repository.shelf.write(f"{PASSES}/{name}", [encode(new)])
     return len(new)
@@ -99,6 +104,12 @@ def capture(
                 known[name_copy(version)] = item
                 size += item.size
             report(done, len(wanted), size)
+    if wanted:
+        stored = source.repository.shelf.list(OBJECTS)
+        if cut := [each for each in wanted if each not in lost and stored.get(name_copy(each)) != each.size]:
+            raise FaultError(
+                f"{len(cut)} copies of objects are not as large as these, the first is of {cut[0].key!r}: try again"
+            )
     if lost and not may_vanish:
         raise FaultError(
             f"{len(lost)} objects went while they were copied, the first is {next(iter(lost)).key!r}: try again"
@@ -191,6 +202,16 @@ def choose_at(objects: Iterable[Item], moment: float) -> tuple[list[Item], list[
         if before and not (newest := max(before, key=lambda item: item.time)).is_marker:
             (seen if newest.name else missing).append(newest)
     return seen, missing
+
+
+def measure_skew(bucket: Bucket) -> float:
+    """Return by how many seconds the store's clock is ahead of this one's, as far as whole seconds tell."""
+    asked = time.time()
+    answer = bucket.client.list_objects_v2(Bucket=bucket.name, MaxKeys=1)
+    answered = time.time()
+    said = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    there = parsedate_to_datetime(said).timestamp() if said else asked
+    return min(0.0, there + 1 - asked) or max(0.0, there - answered)
 
 
 def report_nothing(_done: int, _all: int, _size: int) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +25,9 @@ from backup import (
     carrying,
     copying,
     database,
+    expiring,
     making,
+    passing,
     pgbackrest,
     planning,
     removal,
@@ -31,6 +35,8 @@ from backup import (
     restoring,
     retention,
     settings,
+    telling,
+    trail,
     trial,
     verification,
 )
@@ -43,7 +49,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_
 Name = Annotated[str | None, typer.Argument(metavar="SET", help="name of a set; default: the newest")]
 From = Annotated[str, typer.Option("--from", help="the folder is another, which is mounted", hidden=True)]
 Asked = Annotated[bool, typer.Option("--passphrase-stdin", help="the passphrase is on standard input", hidden=True)]
-At = Annotated[str, typer.Option(help="moment between sets: 2026-11-25T10:00:00Z")]
+At = Annotated[str, typer.Option(help="moment between sets: 2026-11-25T10:00:00Z, or latest")]
 
 
 @app.callback()
@@ -203,9 +209,12 @@ def prepare() -> None:
     chosen, passphrase = settings.load(), settings.read_passphrase()
     pgbackrest.configure(settings.TARGET, passphrase)
     if not (settings.TARGET / repository.IDENTITY).exists():
-        # Without a backup WAL is of no use, and would only fill the disk.
-        ARCHIVING.unlink(missing_ok=True)
-        return
+        if ARCHIVING.exists():
+            # (WAL waits meanwhile: given up, it would be missing without anybody's being told)
+            raise FaultError(
+                f"{chosen.shown} has no backups any more: see that its disk is there, or begin anew: ./stack backup"
+            )
+        return  # without a backup WAL is of no use
     check_own(chosen)
     ARCHIVING.touch()
     with opened("", asked=False):
@@ -223,23 +232,11 @@ def check_own(chosen: settings.Settings) -> None:
 
 @app.command("pass", hidden=True)
 def copy_between() -> None:
-    """Copy the objects that came since the last set; print what is wrong with the WAL."""
+    """Do what is due every minute; print what is wrong, as JSON."""
     chosen = settings.load()
-    fault = database.find_archive_fault()
-    try:
-        with (
-            repository.alone(settings.TARGET, chosen.shown, repository.OBJECTS_LOCK),
-            opened("", asked=False) as found,
-        ):
-            check_own(chosen)
-            if sets := found.find_sets():
-                since = datetime.fromtimestamp(making.find_beginning(found, time.time()), UTC)
-                source = capture.Source(found, capture.open_bucket(chosen.store))
-                capture.copy_new(source, since, making.name_set(time.time(), sets))
-                fault = fault or planning.find_trouble(found, time.time())
-    except repository.BusyError:
-        return  # a backup copies them
-    print(fault or "")
+    check_own(chosen)
+    with opened("", asked=False) as found:
+        print(json.dumps(asdict(passing.go(chosen, found))))
 
 
 @app.command(hidden=True)
@@ -251,6 +248,19 @@ def scheduled() -> None:
         expired = retention.choose_expired({each.name: each.moment for each in found.read_sets()}, rules)
     if expired:
         remove(expired)
+
+
+@app.command(hidden=True)
+def measure() -> None:
+    """Print how large the sets are, and all of it, as JSON."""
+    with opened("", asked=False) as found:
+        sizes = {each.name: each.size for each in found.read_sets()}
+    parts = [path for top in ("files", "postgres") for path in (settings.TARGET / top).rglob("*")]
+    total = 0
+    for path in parts:
+        with contextlib.suppress(FileNotFoundError):  # (it was removed meanwhile)
+            total += path.lstat().st_size
+    print(json.dumps({"sets": sizes, "all": total}))
 
 
 @app.command("trial", hidden=True)
@@ -278,8 +288,7 @@ def copy(name: Annotated[str, typer.Argument()], to: Annotated[str, typer.Option
 
 def open_place(url: str) -> carrying.Place:
     """Return a place in a bucket; its credentials come by standard input."""
-    endpoint, region = (os.environ.get(f"STACK_BACKUP_S3_{name}", "") for name in ("ENDPOINT", "REGION"))
-    return carrying.open_place(url, endpoint, region, sys.stdin.read())
+    return carrying.open_place(url, os.environ, sys.stdin.read())
 
 
 @app.command(hidden=True)
@@ -289,9 +298,59 @@ def carry(url: str) -> None:
 
 
 @app.command(hidden=True)
-def fetch(url: str) -> None:
+def fetch(
+    url: str,
+    bucket_at: Annotated[str, typer.Option(help="as the bucket was at a moment, where it keeps versions")] = "",
+) -> None:
     """Copy a folder of backups from a bucket."""
-    carrying.fetch(open_place(url), settings.TARGET)
+    at = ""
+    if bucket_at:
+        try:
+            at = moments.write(moments.read_date(bucket_at))
+        except ValueError:
+            raise FaultError(f"--bucket-at {bucket_at!r} is no moment: write 2026-11-25T10:00:00Z") from None
+    carrying.fetch(open_place(url), settings.TARGET, at)
+
+
+@app.command(hidden=True)
+def expire(
+    url: str,
+    keep: Annotated[str, typer.Option(help="what stays: the newest of so many days, weeks and months")],
+    apply: Annotated[bool, typer.Option("--apply", help="remove it; without this it is only said")] = False,
+) -> None:
+    """Remove from a bucket the sets that need not be kept. Standard input has the passphrase's line and credentials."""
+    rules = retention.read_rules(keep)
+    passphrase = sys.stdin.readline().strip("\n")
+    place = carrying.open_place(url, os.environ, sys.stdin.read(), "--credentials")
+    folder = settings.SCRATCH / "expiring"
+    folder.mkdir()
+    expiring.fetch_manifests(place, folder)
+    bucket = expiring.open_bucket(place)
+    with repository.opened(folder, url, passphrase) as found:
+        expiry = expiring.plan(found, bucket, place.folder, rules)
+    if not apply:
+        print(f"{expiring.describe(expiry)}{': --apply removes them' if expiry.sets else ''}")
+        return
+    expiring.remove(bucket, expiry)
+    print(f"{expiring.describe(expiry)}{': removed' if expiry.sets else ''}")
+
+
+@app.command()
+def notify(
+    test: Annotated[bool, typer.Option("--test", help="send a message that says that it is a test")] = False,
+) -> None:
+    """Say how many get messages about backups."""
+    if not test:
+        urls = [telling.show(number, url) for number, url in enumerate(telling.read_urls(), start=1)]
+        print(f"Messages go to {len(urls)} URLs{': number ' + ', '.join(urls) if urls else ''}")
+        return
+    print(f"A test went out to {telling.test()} URLs")
+
+
+@app.command(hidden=True)
+def tell() -> None:
+    """Send the message on standard input."""
+    telling.tell()
 
 
 # ------------------------------------------------------------------------------------ steps of ./stack restore, in turn
@@ -302,9 +361,17 @@ def state() -> None:
 
 
 @app.command(hidden=True)
-def find_run(run: str) -> None:
-    """Print the moment at which a run had ended."""
-    print(planning.find_run(run))
+def find_run(run: str, source: From = "", asked: Asked = False) -> None:
+    """Print the moment at which a run had ended: asked is the running stack, or the newest set and the WAL after it."""
+    if not source:
+        with database.connect("mlflow") as connection:
+            print(planning.find_run(connection, run))
+        return
+    with opened(source, asked) as found:
+        newest = found.read(found.choose(None))
+        planning.check_versions(newest)
+        with trial.brought_back(settings.TARGET / "trial", newest), trial.connect("mlflow") as connection:
+            print(planning.find_run(connection, run))
 
 
 @app.command(hidden=True)
@@ -314,7 +381,7 @@ def plan(
     asked: Asked = False,
     at: At = "",
 ) -> None:
-    """Verify a set, and print how it is brought back: its name, pgBackRest's label, type and target, keys or none."""
+    """Verify a set, and print how it is brought back: name, pgBackRest's label, type, target, keys or none, moment."""
     with opened(source, asked) as found:
         chosen = planning.make_plan(found, name, at)
         kind = settings.load().store.kind
@@ -330,7 +397,8 @@ def plan(
             note(f"of that moment there is no copy of {item.key!r} ({item.size} bytes)")
     note(f"set {chosen.manifest.name} is whole: {show_size(read.size)} read in {read.seconds:.1f} s")
     kept = "keys" if chosen.manifest.keys else "none"
-    print(f"{chosen.manifest.name}\t{chosen.manifest.label}\t{chosen.kind}\t{chosen.target}\t{kept}")
+    fields = (chosen.manifest.name, chosen.manifest.label, chosen.kind, chosen.target, kept, chosen.at)
+    print("\t".join(fields))
 
 
 def note(text: str) -> None:
@@ -359,6 +427,19 @@ def put(name: Name = None, source: From = "", asked: Asked = False, at: At = "")
         f"objects: {done.written} written, {done.kept} were there, {done.removed} others removed, "
         f"{show_size(done.size)} in all"
     )
+
+
+@app.command(hidden=True)
+def read_trail(name: Name = None, source: From = "", asked: Asked = False, at: At = "") -> None:
+    """Print the audit log of a set as a tar."""
+    with opened(source, asked) as found:
+        trail.pack(found, planning.make_plan(found, name, at).manifest.audit, sys.stdout.buffer)
+
+
+@app.command(hidden=True)
+def put_trail() -> None:
+    """Put the audit log, which comes by standard input, beside what is there, by the user that may."""
+    note(f"audit log: {trail.unpack(sys.stdin.buffer)} days")
 
 
 @app.command(hidden=True)

@@ -24,7 +24,7 @@ def copy_set(repository: Repository, name: str, target: Path, shown: str) -> int
     manifest = repository.read(name)
     end = ".bin" if repository.identity.is_encrypted else ""
     check_target(repository, target, shown)
-    named = [f"files/{item.name}{end}" for item in manifest.objects if item.name]
+    named = [f"files/{item.name}{end}" for item in manifest.copies]
     size = 0
     try:
         for path in (*named, *(file.path for file in manifest.files), f"files/{CHECK}{end}"):

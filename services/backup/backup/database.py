@@ -161,13 +161,36 @@ def take_moment(name: str) -> Moment:
     return Moment(target, segment, float(now), exact, sequences, connections)
 
 
-def wait_for_archive(segment: str) -> None:
+@dataclass(frozen=True)
+class Handed:
+    """WAL that Postgres is told to hand over: which segment, by the database's clock, and up to which transaction."""
+
+    segment: str
+    time: float
+    transaction: str
+
+
+def hand_over(former: str) -> Handed | None:
+    """Let Postgres hand over what was written since a transaction; None if nothing was."""
+    engine = sqlalchemy.create_engine(
+        database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+    )
+    with engine.connect() as connection:
+        transaction = connection.execute(text("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")).scalar_one()
+        if transaction == former:
+            return None
+        now = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        segment = connection.execute(text("SELECT pg_walfile_name(pg_switch_wal() - 1)")).scalar_one()
+    return Handed(segment, float(now), transaction)
+
+
+def wait_for_archive(segment: str, seconds: float = ARCHIVE_SECONDS) -> None:
     """Return when Postgres has handed a segment of WAL over. Raises FaultError."""
     engine = sqlalchemy.create_engine(
         database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
     )
     asked = text("SELECT last_archived_wal, last_failed_wal, archived_count, failed_count FROM pg_stat_archiver")
-    deadline = time.monotonic() + ARCHIVE_SECONDS
+    deadline = time.monotonic() + seconds
     with engine.connect() as connection:
         while time.monotonic() < deadline:
             row: Any = connection.execute(asked).one()
@@ -176,7 +199,7 @@ def wait_for_archive(segment: str) -> None:
                 return
             time.sleep(0.1)
     raise FaultError(
-        f"Postgres has not handed over WAL {segment} within {ARCHIVE_SECONDS} s ({row.failed_count} failures, the last "
+        f"Postgres has not handed over WAL {segment} within {seconds:.0f} s ({row.failed_count} failures, the last "
         f"of {row.last_failed_wal}): ./stack logs postgres says why"
     )
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backup import capture, database, manifest, pgbackrest
+from backup import capture, database, manifest, pgbackrest, trail
 from backup.capture import Known
 from backup.manifest import File, Manifest
 from backup.repository import BEGUN, SETS, Repository
@@ -24,6 +24,7 @@ from backup.settings import ARCHIVING, SECRETS, Settings
 
 CHUNK = 1024 * 1024
 REPORT_SECONDS = 5
+NAMING = "%Y%m%dT%H%M%SZ"
 
 
 class Progress:
@@ -85,6 +86,8 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     held = time.monotonic() - start
     progress.say("counting rows")
     figures, schemas = moment.count()
+    before = repository.read_sets()
+    audit, logged = trail.copy(repository, {str(item.name): item for each in before[-1:] for item in each.audit})
     database.wait_for_archive(moment.segment)
     progress.say("computing checksums of the database's files")
     files = list_files(repository, backup["label"], backup["archive"]["start"], moment.segment)
@@ -104,7 +107,8 @@ def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
         figures=figures,
         fingerprints=read_fingerprints(),
         keys=read_keys() if repository.identity.is_encrypted else None,
-        copied=copied + more,
+        copied=copied + more + logged,
+        audit=audit,
     )
     repository.write_out()
     repository.shelf.write(f"{SETS}/{name}", [manifest.encode(made)])
@@ -121,11 +125,15 @@ def find_beginning(repository: Repository, otherwise: float) -> float:
 
 def name_set(begun: float, sets: list[str]) -> str:
     """Return the name of a set that begins now: no other's, and after all of them."""
-    while True:
-        name = datetime.fromtimestamp(begun, UTC).strftime("%Y%m%dT%H%M%SZ")
-        if not sets or name > sets[-1]:
-            return name
-        begun += 1
+    name = datetime.fromtimestamp(begun, UTC).strftime(NAMING)
+    if not sets or name > sets[-1]:
+        return name
+    return datetime.fromtimestamp(read_name(sets[-1]) + 1, UTC).strftime(NAMING)
+
+
+def read_name(name: str) -> float:
+    """Return the moment that a name says, in seconds."""
+    return datetime.strptime(name, NAMING).replace(tzinfo=UTC).timestamp()
 
 
 def list_files(repository: Repository, label: str, first: str, last: str) -> list[File]:

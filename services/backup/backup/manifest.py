@@ -99,6 +99,7 @@ class Manifest(msgspec.Struct, frozen=True):
         fingerprints: of the secrets that a restored stack needs.
         keys: those secrets, in an encrypted set.
         copied: bytes of rows and objects that this backup added.
+        audit: the files of the audit log.
     """
 
     format: int
@@ -117,6 +118,12 @@ class Manifest(msgspec.Struct, frozen=True):
     fingerprints: dict[str, str]
     keys: dict[str, str] | None
     copied: int
+    audit: list[Item] = []
+
+    @property
+    def copies(self) -> list[Item]:
+        """All that has a copy of its own."""
+        return [item for item in (*self.objects, *self.audit) if item.name]
 
     @property
     def live(self) -> list[Item]:
@@ -126,7 +133,7 @@ class Manifest(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of all that it needs, as they lie in the folder."""
-        return sum(file.size for file in self.files) + sum(item.size for item in self.objects if item.name)
+        return sum(file.size for file in self.files) + sum(item.size for item in self.copies)
 
 
 class _Head(msgspec.Struct):

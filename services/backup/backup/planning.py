@@ -22,6 +22,12 @@ from backup.manifest import Item, Manifest
 from backup.repository import Repository
 from backup.settings import PGDATA, SOCKET
 
+LATEST = "latest"
+# What a team would miss, and how many a stack has from its start: the default experiment, and the one of the log of
+# predictions. The users are admin, trainer and serving.
+HELD = {"runs": 0, "registered_models": 0, "experiments": 2, "trace_info": 0, "evaluation_datasets": 0, "webhooks": 0}
+WORDS = {"registered_models": "models", "trace_info": "traces", "evaluation_datasets": "datasets"}
+OWN_USERS = 3
 LONG_DAYS = 8  # without a set: WAL is removed with the sets that it goes with
 ARCHIVE = f"postgres/archive/{pgbackrest.STANZA}/"
 OWN_ARCHIVE = f"{ARCHIVE}{PGDATA.name}-"
@@ -38,6 +44,7 @@ class Plan:
         target: to which WAL is replayed.
         items: the objects.
         missing: those of which there is no copy.
+        at: the moment, "" for the set's own.
     """
 
     manifest: Manifest
@@ -45,6 +52,7 @@ class Plan:
     target: str
     items: list[Item]
     missing: list[Item]
+    at: str = ""
 
 
 def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
@@ -53,19 +61,44 @@ def make_plan(repository: Repository, name: str | None, at: str) -> Plan:
         manifest = repository.read(repository.choose(name))
         check_versions(manifest)
         return Plan(manifest, "name", manifest.target, manifest.live, [])
-    moment = read_moment(at)
     manifests = repository.read_sets()
+    if at == LATEST:
+        moment = find_latest(repository, manifests)
+        at = moments.write(datetime.fromtimestamp(moment, UTC))
+    else:
+        moment = read_moment(at)
     before = [each for each in manifests if each.moment <= moment and (name is None or each.name <= name)]
     if not before:
         oldest = moments.write(datetime.fromtimestamp(manifests[0].moment, UTC)) if manifests else "nowhere"
         raise FaultError(f"--at {at!r} is before the first set: the backups begin at {oldest}")
     check_versions(before[-1])
+    check_order(manifests, before[-1], at)
     check_archive(repository, before[-1], moment, at)
     # A later set knows of what was written, replaced or deleted in between.
     listings = [repository.read_passes(), *(each.objects for each in reversed(manifests))]
     items, missing = capture.choose_at(capture.merge(listings), moment)
     target = datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S.%f+00")
-    return Plan(before[-1], "time", target, items, missing)
+    return Plan(before[-1], "time", target, items, missing, target)
+
+
+def find_latest(repository: Repository, manifests: list[Manifest]) -> float:
+    """Return the last moment of which rows and objects are there. Raises FaultError."""
+    if not manifests:
+        raise FaultError(f"{repository.shown} has no set that is whole: ./stack backup makes one")
+    newest = manifests[-1]
+    _, last = pgbackrest.find_gap(repository.folder, find_last_segment(newest))
+    known = [making.read_name(name) for name in repository.find_passes() if name > newest.name]
+    return max([moment for moment in known if moment <= last.stat().st_mtime], default=newest.moment)
+
+
+def check_order(manifests: list[Manifest], chosen: Manifest, at: str) -> None:
+    """Refuse a moment that the clock showed twice: WAL is replayed to the first one only. Raises FaultError."""
+    later = [each for each in manifests if each.name > chosen.name]
+    if later and any(each.moment < later[0].moment for each in later):
+        raise FaultError(
+            f"--at {at!r}: the clock went back after set {chosen.name}, so that moment is not one: choose a set, "
+            "without --at"
+        )
 
 
 def check_versions(manifest: Manifest) -> None:
@@ -103,7 +136,9 @@ def read_moment(at: str) -> float:
     try:
         moment = moments.read_date(at)
     except ValueError:
-        raise FaultError(f"--at {at!r} is no moment: write 2026-11-25T10:00:00Z or '2026-11-25 10:00:00+00'") from None
+        raise FaultError(
+            f"--at {at!r} is no moment: write 2026-11-25T10:00:00Z, '2026-11-25 10:00:00+00' or latest"
+        ) from None
     if moment > datetime.now(UTC):
         raise FaultError(f"--at {at!r} is still to come: choose a moment that is past")
     return moment.timestamp()
@@ -117,7 +152,9 @@ def check_archive(repository: Repository, manifest: Manifest, moment: float, at:
     end = last.stat().st_mtime
     if moment > end:
         shown = moments.write(datetime.fromtimestamp(end, UTC))
-        raise FaultError(f"--at {at!r} is after the end of the archived WAL ({shown}): choose an earlier moment")
+        raise FaultError(
+            f"--at {at!r} is after the end of the archived WAL ({shown}): choose an earlier moment, or --at latest"
+        )
 
 
 def find_last_segment(manifest: Manifest) -> str:
@@ -148,13 +185,17 @@ def describe_state() -> str:
         has_schema = connection.execute(text("SELECT to_regclass('runs') IS NOT NULL")).scalar_one()
         if not has_schema:
             return ""
-        runs, models, experiments = (
-            connection.execute(text(database.COUNT.format(table))).scalar_one()
-            for table in ("runs", "registered_models", "experiments")
-        )
-    # (the default experiment, and the one of the log of predictions)
-    is_empty = not runs and not models and experiments <= 2  # noqa: PLR2004
-    return "" if is_empty else f"{runs} runs, {models} models, {experiments} experiments"
+        counts = {table: count(connection, table) - free for table, free in HELD.items()}
+    with database.connect("auth") as connection:
+        counts["users"] = count(connection, "users") - OWN_USERS
+    return ", ".join(f"{number} {WORDS.get(table, table)}" for table, number in counts.items() if number > 0)
+
+
+def count(connection: sqlalchemy.Connection, table: str) -> int:
+    """Return how many rows a table has, 0 if this version of the schema has no such table."""
+    if not connection.execute(text("SELECT to_regclass(:table) IS NOT NULL"), {"table": table}).scalar_one():
+        return 0
+    return int(connection.execute(text(database.COUNT.format(table))).scalar_one())
 
 
 def is_running() -> bool:
@@ -167,16 +208,10 @@ def is_running() -> bool:
     return True
 
 
-def find_run(run: str) -> str:
-    """Return the first whole second at which a run had ended. Raises FaultError."""
+def find_run(connection: sqlalchemy.Connection, run: str) -> str:
+    """Return the first whole second at which a run had ended, by its client's clock. Raises FaultError."""
     asked = text("SELECT end_time FROM runs WHERE run_uuid = :run")
-    try:
-        with database.connect("mlflow") as connection:
-            found = connection.execute(asked, {"run": run}).scalar_one_or_none()
-    except sqlalchemy.exc.OperationalError:
-        raise FaultError(
-            "--at-run asks the running stack when the run ended, and it is not running: use --at"
-        ) from None
+    found = connection.execute(asked, {"run": run}).scalar_one_or_none()
     if found is None:
         raise FaultError(f"--at-run {run!r}: there is no such run that has ended: use --at")
     return moments.write(datetime.fromtimestamp(found // 1000 + 1, UTC))

@@ -6,7 +6,7 @@ import subprocess  # nosec B404: that is what this file is for
 from typing import Any
 
 PGBACKREST = "/usr/bin/pgbackrest"
-RCLONE = "/usr/local/bin/rclone"
+RCLONE = "/opt/venv/bin/rclone"
 SYNC = "/usr/bin/sync"
 
 

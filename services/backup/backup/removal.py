@@ -18,13 +18,14 @@ def remove(repository: Repository, names: list[str]) -> int:
             repository.read(name)  # says what is wrong
     if sets and not set(sets) - set(names):
         raise FaultError(f"{', '.join(sets)} is all there is: make another set before it is removed")
+    whole, damaged = repository.sort_sets()
+    if damaged := [name for name in damaged if name not in names]:
+        raise FaultError(f"{', '.join(damaged)} can't be read, so it is not known what they need: remove them too")
+    rest = [each for each in whole if each.name not in names]
     for name in names:
         # The manifest first: a set that is half gone is none.
         repository.shelf.remove(f"{SETS}/{name}")
         repository.shelf.remove(f"{BEGUN}/{name}")
-    if damaged := repository.find_damaged():
-        raise FaultError(f"{', '.join(damaged)} can't be read, so it is not known what they need: remove them too")
-    rest = repository.read_sets()
     freed = remove_copies(repository, rest)
     if rest:
         remove_files(rest)
@@ -33,7 +34,7 @@ def remove(repository: Repository, names: list[str]) -> int:
 
 def remove_copies(repository: Repository, rest: list[Manifest]) -> int:
     """Remove the copies of objects that no set needs, and no moment between sets; return how many bytes they had."""
-    items = [item for manifest in rest for item in manifest.objects]
+    items = [item for manifest in rest for item in manifest.copies]
     if rest:
         oldest = rest[0].name
         items += repository.read_passes(oldest)

@@ -92,13 +92,14 @@ class Repository:
 
     def read_sets(self) -> list[manifest.Manifest]:
         """Return all sets that can be read, the oldest first: one that is damaged is in nobody's way."""
-        return self._sort_sets()[0]
+        return self.sort_sets()[0]
 
     def find_damaged(self) -> list[str]:
         """Return the names of the others."""
-        return self._sort_sets()[1]
+        return self.sort_sets()[1]
 
-    def _sort_sets(self) -> tuple[list[manifest.Manifest], list[str]]:
+    def sort_sets(self) -> tuple[list[manifest.Manifest], list[str]]:
+        """Return both, by one look: what removes by it must not take for needless what it could not read."""
         found: list[manifest.Manifest] = []
         damaged: list[str] = []
         for name in self.find_sets():
@@ -111,8 +112,15 @@ class Repository:
 
     def read_passes(self, after: str = "") -> list[manifest.Item]:
         """Return what the store had between sets, of passes with later names. Raises FaultError."""
-        names = sorted(name for path in self.shelf.list(PASSES) if (name := Path(path).name) > after)
+        # (of most there is nothing but the moment in the name: they need not be read)
+        empty = len(manifest.encode([]))
+        passes = self.shelf.list(PASSES).items()
+        names = sorted(name for path, size in passes if (name := Path(path).name) > after and size != empty)
         return [item for name in names for item in manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))]
+
+    def find_passes(self) -> list[str]:
+        """Return the names of the moments between sets, the oldest first."""
+        return sorted(name for path in self.shelf.list(PASSES) if NAME.fullmatch(name := Path(path).name))
 
     def _explain_missing(self, name: str) -> str:
         if name in self.find_begun():

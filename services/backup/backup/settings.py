@@ -27,11 +27,13 @@ class Settings:
         stack: its name.
         shown: how the operator calls the place of the backups.
         store: the object store and its bucket.
+        bucket: which all backups go to too, or off.
     """
 
     stack: str
     shown: str
     store: store.Store
+    bucket: str
 
 
 def load() -> Settings:
@@ -44,7 +46,8 @@ def load() -> Settings:
     place, found = store.read(os.environ)
     if faults + found:
         raise FaultError("\n".join(faults + found))
-    return Settings(os.environ["STACK_NAME"], os.environ["STACK_BACKUP_TO"], place)
+    bucket = os.environ.get("STACK_BACKUP_S3_TO", "off")
+    return Settings(os.environ["STACK_NAME"], os.environ["STACK_BACKUP_TO"], place, bucket)
 
 
 def read_passphrase(name: str = "passphrase") -> str:

@@ -23,7 +23,8 @@ from admin.faults import FaultError
 from backup import programs
 from backup.settings import SCRATCH
 
-START_SECONDS = 10
+START_SECONDS = 30
+IDLE_SECONDS = 20  # rclone ends a connection on which nothing was asked for a minute
 CHUNK = 1024 * 1024
 OK, NOT_FOUND = 200, 404
 
@@ -94,8 +95,12 @@ class Shelf:
         self, method: str, url: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> http.client.HTTPResponse:
         connection: _Connection | None = getattr(self._local, "connection", None)
+        if connection is not None and time.monotonic() - self._local.used > IDLE_SECONDS:
+            connection.close()
+            connection = None
         if connection is None:
             connection = self._local.connection = _Connection(self._socket)
+        self._local.used = time.monotonic()
         try:
             connection.request(
                 method, url, body, headers or {}, encode_chunked=not isinstance(body, (bytes, type(None)))
@@ -119,7 +124,9 @@ class Shelf:
     def write(self, name: str, chunks: Iterable[bytes]) -> None:
         """Write a file. Raises ShelfError, and whatever the chunks raise: then nothing has that name."""
         folder, _, base = name.rpartition("/")
-        limit = "stack-backup"
+        limit = secrets.token_hex(
+            16
+        )  # (nobody who stores an artifact may know it: what has it in it would be cut there)
         begin = f'--{limit}\r\nContent-Disposition: form-data; name="file"; filename="{base}"\r\n\r\n'.encode()
 
         def body() -> Iterator[bytes]:
@@ -167,7 +174,7 @@ class Shelf:
         try:
             found = self._call("operations/list", remote=folder, opt=options)["list"]
         except ShelfError as error:
-            if "not found" in str(error):
+            if "directory not found" in str(error):
                 return {}
             raise
         return {item["Path"]: item["Size"] for item in found}

@@ -28,25 +28,31 @@ OPTIONS = (
 
 def try_out(folder: Path, manifest: Manifest) -> int:
     """Bring a set's database back, and compare it; return how many rows it has. Raises FaultError."""
-    place = folder / "trial"
-    remove(place)
-    try:
-        place.mkdir(mode=0o700)
-        target = [f"--target={manifest.target}", "--target-action=promote", "--target-timeline=current"]
-        where = [f"--pg1-path={place / PGDATA.name}", "--archive-mode=off", "--log-level-stderr=error"]
-        pgbackrest.run("restore", f"--set={manifest.label}", "--type=name", *target, *where)
-        with running(place / PGDATA.name):
-            figures = look()
-    except OSError as error:
-        raise FaultError(f"set {manifest.name} can't be brought back on trial: {error.strerror}: {place}") from None
-    finally:
-        remove(place)
+    with brought_back(folder / "trial", manifest, "--type=name", f"--target={manifest.target}"):
+        figures = look()
     lines = restoring.compare_figures(manifest.figures, figures)
     if manifest.figures.exact and (different := [line.what for line in lines if not line.is_same]):
         raise FaultError(
             f"set {manifest.name}, brought back on trial, differs from what it was: {', '.join(different)}"
         )
     return sum(table.rows for table in figures.tables.values())
+
+
+@contextmanager
+def brought_back(place: Path, manifest: Manifest, *target: str) -> Iterator[None]:
+    """Bring a set's database back for a while, with WAL up to a target or to its end. Raises FaultError."""
+    remove(place)
+    try:
+        place.mkdir(mode=0o700)
+        until = [*target, "--target-action=promote"] if target else []
+        where = [f"--pg1-path={place / PGDATA.name}", "--archive-mode=off", "--log-level-stderr=error"]
+        pgbackrest.run("restore", f"--set={manifest.label}", *until, "--target-timeline=current", *where)
+        with running(place / PGDATA.name):
+            yield
+    except OSError as error:
+        raise FaultError(f"set {manifest.name} can't be brought back on trial: {error.strerror}: {place}") from None
+    finally:
+        remove(place)
 
 
 def remove(place: Path) -> None:

@@ -29,7 +29,7 @@ class Verified:
 def verify(repository: Repository, manifest: Manifest, items: list[Item] | None = None) -> Verified:
     """Read all of a set, with `items` these objects instead of its own. Raises FaultError that names what is wrong."""
     start = time.monotonic()
-    wanted = [item for item in manifest.objects if item.name] if items is None else items
+    wanted = manifest.copies if items is None else [*items, *manifest.audit]
     faults = find_file_faults(repository.folder, manifest.files) + find_object_faults(repository, wanted)
     if not faults:
         faults = [f"pgBackRest: {line}" for line in pgbackrest.verify(manifest.label)]
