@@ -723,6 +723,8 @@ def test_a_stack_that_is_gone_with_its_backups_comes_from_the_bucket_as_it_was_a
     assert f"{URL} has no set that is whole" in refused.stderr
     assert "nothing was changed" in refused.stderr
     assert is_untouched(copy)
+    # (to look at former versions takes the operator's key)
+    external.write_credentials(external.root, copy.root / "bucket")
     result = copy.run(*restore, "--bucket-at", safe, timeout=400)
     assert result.returncode == 0, result.stderr
     assert "DIFFERENT" not in result.stdout

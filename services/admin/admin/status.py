@@ -227,6 +227,8 @@ def print_disks(disks: list[Disk]) -> None:
         style="red" if full else "",
         soft_wrap=True,
     )
+
+
 def show_size(size: float) -> str:
     """Return a size for people."""
     for unit in ("bytes", "KB", "MB", "GB"):
