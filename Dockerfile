@@ -168,7 +168,7 @@ ENTRYPOINT ["python", "-m", "backup"]
 
 # An account of its own it needs none: it is the artifacts service's, which reads and writes rows and objects.
 FROM app AS importer
-COPY --from=rclone-wheel /opt/rclone/bin/rclone /usr/local/bin/rclone
+COPY --from=backup /opt/venv/bin/rclone /usr/local/bin/rclone
 COPY --chmod=0755 services/importer/ /app/
 COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py /app/admin/
 COPY --chmod=0755 services/artifacts/artifacts/__init__.py services/artifacts/artifacts/report.py /app/artifacts/
