@@ -202,7 +202,7 @@ def snapshot(stack: Deployment, admin: Login) -> str:
     search = "/api/2.0/mlflow/{}/search"
     experiments = ask_ok(stack, admin, "POST", search.format("experiments"), everything)["experiments"]
     numbers = [experiment["experiment_id"] for experiment in experiments]
-    state = {
+    state: dict[str, Any] = {
         "experiments": experiments,
         "runs": ask_ok(
             stack,
@@ -218,6 +218,9 @@ def snapshot(stack: Deployment, admin: Login) -> str:
         "roles": ask_ok(stack, admin, "GET", "/api/3.0/mlflow/roles/list"),
         "webhooks": ask_ok(stack, admin, "GET", "/api/2.0/mlflow/webhooks"),
     }
+    for run in state["runs"]["runs"]:
+        for kind, values in run["data"].items():
+            run["data"][kind] = sorted(values, key=lambda value: str(value["key"]))  # (a run has them in no order)
     return json.dumps(state, sort_keys=True, indent=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import signal
@@ -394,7 +395,7 @@ def test_wal_that_nobody_takes_is_said_and_does_not_fill_the_disk(own: Deploymen
     def find_fault() -> str:
         done = own.execute("docker", "compose", "exec", "-T", "backup", "python", "-m", "backup", "pass")
         assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return str(json.loads(done.stdout)["archive"])
 
     def set_mode(mode: str) -> None:
         own.compose("exec", "-T", "backup", "chmod", mode, "/backups/postgres/archive/main")

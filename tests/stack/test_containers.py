@@ -100,7 +100,7 @@ def read_secrets(stack: Deployment) -> dict[str, str]:
 
 def test_no_secret_is_in_an_inspection_a_command_line_a_log_or_a_layer(stack: Deployment) -> None:
     secrets = read_secrets(stack)
-    assert len(secrets) == 17
+    assert len(secrets) == 18
     places = {"logs": stack.compose("logs", "--no-color"), "compose": stack.compose("config")}
     for service in SERVERS + JOBS:
         container = stack.container(service)

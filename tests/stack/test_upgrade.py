@@ -281,7 +281,7 @@ def test_the_previous_code_becomes_this_one_while_a_client_goes_on(releases: Rel
     assert "in the backup 20" in result.stderr
     # Until the new release was tried, nobody got in: refused connections, or to be tried again.
     between = [(status, retry) for _, status, retry in writer.answers if status != 200]
-    assert {retry for status, retry in between if status == 503} == {"2"}
+    assert {retry for status, retry in between if status == 503} == {"15"}
     assert {status for status, _ in between} <= {0, 502, 503}
     # (docs/upgrading.md has what was seen; a machine that others keep busy takes several times that)
     assert writer.longest_gap < 120
@@ -391,7 +391,7 @@ def test_killed_at_any_moment_it_ends_old_or_new(releases: Releases, soak: bool)
         "./stack",
         "backup",
     ]
-    for how in victims if soak else ["./stack", random.choice(victims[1::2])]:
+    for how in victims if soak else [random.choice(victims)]:
         version = is_retried(releases, how, random.uniform(1, releases.seconds))
         releases.check_whole(version)
         wait_until(lambda: releases.stack.run("status").returncode == 0, "every service is well")

@@ -326,7 +326,7 @@ def expire(
     folder.mkdir()
     expiring.fetch_manifests(place, folder)
     bucket = expiring.open_bucket(place)
-    with repository.opened(folder, url, passphrase) as found:
+    with repository.opened(folder, url, passphrase) as found, expiring.explained(url):
         expiry = expiring.plan(found, bucket, place.folder, rules)
     if not apply:
         print(f"{expiring.describe(expiry)}{': --apply removes them' if expiry.sets else ''}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,16 @@ def open_bucket(place: Place) -> Bucket:
         config=Config(s3={"addressing_style": "path" if place.endpoint else "auto"}, connect_timeout=10),
     )
     return Bucket(client, place.bucket)
+
+
+@contextmanager
+def explained(url: str) -> Iterator[None]:
+    """Say of a key that may not what is wrong with it. Raises FaultError."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        raise FaultError(f"{url} can't be expired by that key ({code}): --credentials names the operator's") from None
 
 
 def fetch_manifests(place: Place, folder: Path) -> None:
