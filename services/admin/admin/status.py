@@ -164,8 +164,8 @@ def read_backups(text: str, now: datetime) -> Backups | None:
     faults += [f"{what}: {state[part]}" for part, what in BACKUP_FAULTS.items() if state.get(part)]
     count = "1 backup" if len(names) == 1 else f"{len(names)} backups"
     sizes = state.get("sizes") or {}
-    size = f", {show_size(sizes['sets'][names[-1]])}" if names[-1] in sizes.get("sets", {}) else ""
-    total = f", {show_size(sizes['all'])} in all" if "all" in sizes else ""
+    size = f", {decimal(sizes['sets'][names[-1]])}" if names[-1] in sizes.get("sets", {}) else ""
+    total = f", {decimal(sizes['all'])} in all" if "all" in sizes else ""
     shown = f"{count}, the newest {names[-1]} ({hours:.1f} h old{size}){total}; {plan}"
     if state.get("place"):
         came = "not yet" if state.get("carried") is None else f"as of {state['carried']:.0f} s ago"
@@ -227,15 +227,6 @@ def print_disks(disks: list[Disk]) -> None:
         style="red" if full else "",
         soft_wrap=True,
     )
-
-
-def show_size(size: float) -> str:
-    """Return a size for people."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if size < 1000:  # noqa: PLR2004
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def print_models(models: list[Model], trouble: str, console: Console) -> None:
