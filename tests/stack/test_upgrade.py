@@ -187,13 +187,16 @@ class Writer:
 
 
 def put_previous_code(root: Path) -> None:
-    """Make the folder what the commit before has; where the history is not there (CI), what this one has."""
+    """Make the folder what the commit before has; where that is not there, or has no backups yet, what this one has."""
     status = subprocess.run(["git", "status", "--porcelain"], cwd=CHECKOUT, check=False, capture_output=True, text=True)
     commit = "HEAD" if status.stdout.strip() else "HEAD~1"
     archive = subprocess.run(["git", "archive", commit], cwd=CHECKOUT, check=False, capture_output=True)
     if archive.returncode == 0:
         empty(root)
         subprocess.run(["tar", "-x"], cwd=root, check=True, input=archive.stdout)
+    if not (root / "services/backup").exists():  # (from there one upgrades by --no-backup)
+        empty(root)
+        copy_checkout(root)
 
 
 def empty(root: Path) -> None:
