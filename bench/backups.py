@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from bench.latency import Sample, Summary
 from bench.report import Comparison, Machine, render
 from bench.settings import Settings
 from bench.stacks import Servers
-from stack.deployment import Deployment, read_exports
+from stack.deployment import Deployment, wait_until
 
 OK = 200
 ARTIFACTS = f"/api/2.0/mlflow-artifacts/artifacts/{growth.LARGE}"
@@ -27,7 +26,7 @@ IDLE_TURNS = 15
 NEW_RUNS, NEW_OBJECTS = 100, 100  # between the full backup and the incremental one
 # A commit is safe once its WAL file is archived; Postgres hands over one that isn't full every minute.
 ARCHIVED = "SELECT coalesce(last_archived_wal, '') >= '{name}' FROM pg_stat_archiver"
-RPO_SECONDS = 180
+RPO_SECONDS = 180.0
 NOTICED = ("experiments/get", "runs/get", "log-metric", "search: newest, MLflow's page")
 
 
@@ -150,7 +149,7 @@ def restore(servers: Servers, name: str, said: str) -> float:
     commands = (done.stdout + done.stderr).split("Its commands: ")[1]
     settings = dict(word.split("=", 1) for word in commands.split() if "=" in word)
     other = Deployment(name, servers.deployment.root, int(settings["STACK_PORT"]), environment=settings)
-    login = read_exports(other.check("env"))
+    login = other.login()
     connection = client.connect(other.url)
     header = client.make_header((login["MLFLOW_TRACKING_USERNAME"], login["MLFLOW_TRACKING_PASSWORD"]))
     status, _ = client.ask(connection, header, growth.QUESTIONS["runs/get"])
@@ -163,33 +162,24 @@ def restore(servers: Servers, name: str, said: str) -> float:
 
 
 def wait_for_rows(servers: Servers) -> float:
-    """Commit a row; return the seconds until its WAL is archived. Raises BackupError."""
+    """Commit a row; return the seconds until its WAL is archived."""
     client.measure(servers.url, servers.login, 0.01, growth.QUESTIONS["log-metric"])
     name = growth.run_sql(servers, "SELECT pg_walfile_name(pg_current_wal_lsn())").strip()
-    return wait(lambda: growth.run_sql(servers, ARCHIVED.format(name=name)).strip() == "t", "WAL is archived")
+    asked = ARCHIVED.format(name=name)
+    return wait_until(lambda: growth.run_sql(servers, asked).strip() == "t", "WAL is archived", RPO_SECONDS)
 
 
 def wait_for_object(servers: Servers) -> float:
-    """Store an object; return the seconds until a copy of it is among the backups. Raises BackupError."""
+    """Store an object; return the seconds until a copy of it is among the backups."""
     before = count_copies(servers)
     upload(servers, "between/one.bin", SMALL)
-    return wait(lambda: count_copies(servers) > before, "a new object is copied")
+    return wait_until(lambda: count_copies(servers) > before, "a new object is copied", RPO_SECONDS)
 
 
 def count_copies(servers: Servers) -> int:
     """Return how many copies of objects there are among the backups."""
     found = servers.deployment.compose("exec", "-T", "backup", "find", "/backups/files/objects", "-type", "f")
     return len(found.splitlines())
-
-
-def wait(is_there: Callable[[], bool], what: str) -> float:
-    """Return after how many seconds it was there. Raises BackupError."""
-    begun = time.monotonic()
-    while time.monotonic() < begun + RPO_SECONDS:
-        if is_there():
-            return time.monotonic() - begun
-        time.sleep(0.5)
-    raise BackupError(f"{what}: not within {RPO_SECONDS} s")
 
 
 def fill(servers: Servers, chosen: Effort, found: Backups) -> None:
@@ -212,21 +202,10 @@ def measure(place: Settings, servers: Servers, chosen: Effort, machine: Machine)
     tell("filled")
     turns = iter(range(IDLE_TURNS))
     found.idle, _ = notice(servers, lambda: next(turns, None) is None)
-    made: list[tuple[str, float]] = []
-    faults: list[BaseException] = []
-
-    def make() -> None:
-        try:
-            made.append(backup(servers, "--full"))
-        except (BackupError, subprocess.SubprocessError) as error:
-            faults.append(error)
-
-    maker = threading.Thread(target=make)
-    maker.start()
-    found.noticed, found.refused = notice(servers, lambda: not maker.is_alive())
-    if faults:
-        raise BackupError(str(faults[0]))
-    [(found.said["full backup, under load"], found.seconds["full under load"])] = made
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(backup, servers, "--full")
+        found.noticed, found.refused = notice(servers, made.done)
+        found.said["full backup, under load"], found.seconds["full under load"] = made.result()
     tell("backed up, while a client asked all along")
     found.said["full backup"], found.seconds["full"] = backup(servers, "--full")
     runs, steps, *_ = chosen.backup

@@ -120,8 +120,8 @@ def show(
 ) -> None:
     """List the sets, the newest last."""
     with opened(source, asked) as found:
-        manifests = found.read_sets()
-        begun, damaged = found.find_begun(), found.find_damaged()
+        manifests, damaged = found.sort_sets()
+        begun = found.find_begun()
     if as_json:
         lines = [
             {

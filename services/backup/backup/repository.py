@@ -94,12 +94,8 @@ class Repository:
         """Return all sets that can be read, the oldest first: one that is damaged is in nobody's way."""
         return self.sort_sets()[0]
 
-    def find_damaged(self) -> list[str]:
-        """Return the names of the others."""
-        return self.sort_sets()[1]
-
     def sort_sets(self) -> tuple[list[manifest.Manifest], list[str]]:
-        """Return both, by one look: what removes by it must not take for needless what it could not read."""
+        """Return those, and the names of the others, by one look: what was not read is not to be taken for needless."""
         found: list[manifest.Manifest] = []
         damaged: list[str] = []
         for name in self.find_sets():
