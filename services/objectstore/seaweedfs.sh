@@ -3,7 +3,7 @@
 set -eu
 
 config=/run/secrets/s3.json
-grace=3 # seconds
+grace=1 # seconds
 
 # -volume.max: every bucket takes 7 volumes. -master.volumeSizeLimitMB: small volumes give deleted space back sooner.
 # -master.electionTimeout: of one master, which has nobody to agree with, but waits so long before it leads.

@@ -22,7 +22,7 @@ from mlflow.entities import Run
 from typer.testing import CliRunner, Result
 
 from unit.trainer_store import open_store
-from wine import cli, registry
+from wine import cli, registry, tracking
 from wine.names import MODEL
 
 WINE = Path(cli.__file__).parent
@@ -321,3 +321,24 @@ def test_a_stopped_training_ends_its_run_as_killed_at_once(number: signal.Signal
     (made,) = list_runs()
     assert made.info.status == "KILLED"
     assert "failure.reason" in made.data.tags
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_whose_interruption_a_library_takes_for_a_failure_is_a_stopped_one(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistake(*_: object) -> str:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException:  # noqa: BLE001 - as an import of an extension module does
+            raise ImportError("numpy._core.multiarray failed to import") from None
+        raise AssertionError("no signal came")
+
+    monkeypatch.setattr(tracking, "log_training", mistake)
+    result = run("train")
+    assert result.exit_code == code, result.output
+    assert result.stderr.count("\n") == 1
+    (made,) = list_runs()
+    assert made.info.status == "KILLED"
+    assert made.data.tags["failure.reason"].startswith(("Terminated", "Interrupted"))

@@ -7,6 +7,10 @@ class TrainerError(Exception):
     """An expected failure, told in one line: what, the value seen, what to do."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; of its own class, since Python dies of the signal once a plain one passed through `exec` of a text."""
+
+
 class Terminated(BaseException):
     """SIGTERM; no `Exception`, so that nothing on the way mistakes it for a failure it can handle."""
 

@@ -18,9 +18,10 @@ from mlflow.models import infer_signature
 from sklearn.linear_model import ElasticNet
 
 from wine.data import Split, Table
-from wine.errors import Terminated, TrainerError
+from wine.errors import TrainerError
 from wine.model import Hyperparameters, Metrics
 from wine.settings import impatience
+from wine.stops import find_stop
 
 TAGS = {"team": "Analytics Principal", "dataset": "Wine", "release.version": "2.2.2"}
 FAILURE_TAG = "failure.reason"
@@ -106,11 +107,12 @@ def _abandon_run(client: MlflowClient, error: BaseException) -> None:
     run = mlflow.active_run()
     if run is None:
         return
-    killed = isinstance(error, KeyboardInterrupt | Terminated)
-    reason = f"{type(error).__name__}: {error}".rstrip(": ")[:500]
+    stop = find_stop(error)
+    why = stop or error
+    reason = f"{type(why).__name__}: {why}".rstrip(": ")[:500]
     # Without a second try: the gateway may be the reason, and a container has ten seconds to stop.
     with suppress(Exception), impatience():
-        mlflow.end_run("KILLED" if killed else "FAILED")
+        mlflow.end_run("KILLED" if stop else "FAILED")
         client.set_tag(run.info.run_id, FAILURE_TAG, reason)
 
 
