@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from admin.faults import FaultError
 from backup import capture, database, manifest, pgbackrest, trail
 from backup.capture import Known
 from backup.manifest import File, Manifest
@@ -64,6 +66,18 @@ class Made:
 
 def make_set(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     """Make a set. Raises FaultError; then there is none, and what was copied serves the next one."""
+    try:
+        return _make(chosen, repository, is_full)
+    except FaultError as fault:
+        # (pgBackRest and Postgres may say no more than that they waited in vain)
+        free = shutil.disk_usage(repository.folder).free
+        if free >= pgbackrest.SEGMENT_BYTES:
+            raise
+        said = f"{show_size(free)} are free where the backups are: free space there, then ./stack backup begins anew"
+        raise FaultError(f"{said} ({fault})") from fault
+
+
+def _make(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     progress = Progress()
     begun = time.time()
     sets = repository.find_sets()

@@ -15,7 +15,8 @@ from backup.settings import PGDATA, SECRETS, SOCKET
 CONFIG = Path("/tmp/pgbackrest.conf")  # (/etc/pgbackrest.conf is a link to it)
 STANZA = "main"
 SEGMENT = re.compile(r"(?P<segment>[0-9A-F]{24})-[0-9a-f]{40}(\.[a-z0-9]+)?")
-SEGMENTS_IN_A_LOG = 0x100  # of 16 MB each: the third part of a name counts to that
+SEGMENT_BYTES = 16 * 1024 * 1024
+SEGMENTS_IN_A_LOG = 0x100  # the third part of a name counts to that
 
 
 def configure(folder: Path, passphrase: str) -> None:
