@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -517,6 +518,25 @@ def find_sets(stack: Deployment) -> list[str]:
     return [each["name"] for each in list_sets(stack)]
 
 
+def damage(scene: Scene, name: str) -> None:
+    """Flip a bit of what only that set has, and let somebody read it."""
+    [label] = [each["label"] for each in list_sets(scene.source) if each["name"] == name]
+    path = next(path for path in (scene.folder / "postgres/backup/main" / label).rglob("bundle/*"))
+    content, was = bytearray(path.read_bytes()), path.stat()
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))  # (so disks do: nothing that looks at times sees it)
+    result = scene.source.run("backup", "verify")
+    assert result.returncode == 1
+    assert f"set {name}: {path.relative_to(scene.folder)} is damaged" in result.stderr
+    assert json.loads(scene.source.check("backup", "list", "--json"))["damaged"] == [name]
+    assert "incremental, DAMAGED" in scene.source.check("backup", "list")
+    whole = [each for each in find_sets(scene.source) if each != name]
+    result = scene.source.run("backup", "rm", *whole)
+    assert result.returncode == 1
+    assert f"{', '.join(whole)} is all there is that is whole" in result.stderr
+
+
 def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) -> None:
     before = find_sets(scene.source)
     assert len(before) >= 3
@@ -527,9 +547,11 @@ def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) 
     run = scene.client.make_run()
     scene.client.post("runs/update", run_id=run, status="FINISHED", end_time=1795600000000)
     started = time.time()
+    damage(scene, before[-1])
     scene.source.check("backup", "schedule", "00:00", "--keep", "1d")
     wait_until(lambda: len(sets := find_sets(scene.source)) == 1 and sets[0] > before[-1], "one set, a new one", SLOW)
     [backup] = find_sets(scene.source)
+    assert list_sets(scene.source)[0]["label"].endswith("F")  # it copied all again
     # The first set of a schedule is brought back on trial by itself, then the newest one each week.
     wait_until(lambda: read_state(scene).get("trial", 0) > started, "the trial", SLOW)
     wait_until(lambda: backup in read_state(scene).get("sizes", {}).get("sets", {}), "its size", SLOW)

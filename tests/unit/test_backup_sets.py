@@ -109,6 +109,14 @@ def test_the_last_set_stays_however_old(rules: str) -> None:
     assert keep([4000], rules) == [4000]
 
 
+def test_a_damaged_set_is_kept_in_nobodys_place() -> None:
+    sets = {f"{day}": NOON - day * DAY for day in (0, 0.1, 1, 2, 3)}
+    rules = retention.read_rules("2d")
+    assert retention.choose_expired(sets, rules) == ["3", "2", "0.1"]
+    assert retention.choose_expired(sets, rules, {"0"}) == ["3", "2"]
+    assert retention.choose_expired(sets, rules, {"0", "0.1", "1"}) == ["0.1"]
+
+
 @pytest.mark.parametrize("text", ["", "7", "d", "0d", "7d,", "7d 4w", "7y", "-1d"])
 def test_what_is_no_rule_is_refused(text: str) -> None:
     with pytest.raises(FaultError, match="STACK_BACKUP_KEEP is "):
@@ -161,6 +169,7 @@ class Sets:
 
     def __init__(self) -> None:
         self.removed: list[str] = []
+        self.damaged: set[str] = set()
         self.looks = iter([[], ["old", "good"]])
         self.shelf = self
 
@@ -169,6 +178,9 @@ class Sets:
 
     def find_begun(self) -> list[str]:
         return []
+
+    def find_damaged(self) -> set[str]:
+        return self.damaged
 
     def sort_sets(self) -> tuple[list[Any], list[str]]:
         damaged = next(self.looks)
@@ -198,6 +210,14 @@ def test_a_damaged_set_is_in_the_way_before_anything_is_removed() -> None:
     sets.looks = iter([["old"]])
     with pytest.raises(FaultError, match="old can't be read"):
         removal.remove(sets, ["gone"])
+    assert sets.removed == []
+
+
+def test_the_last_set_that_is_whole_is_not_removed() -> None:
+    sets: Any = Sets()
+    sets.damaged = {"gone", "good"}
+    with pytest.raises(FaultError, match="old is all there is that is whole"):
+        removal.remove(sets, ["old"])
     assert sets.removed == []
 
 

@@ -28,7 +28,7 @@ URL = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(/(?P<folder
 CARRIED = "carried.json"  # what was carried last, and to where
 # What is nobody else's or not whole, and what says that all else is there: that comes last.
 SKIPPED = ["/lock*", "*.new", "*.partial", "*.pgbackrest.tmp", "/schedule.json", f"/{CARRIED}", "/trial/**"]
-SKIPPED += ["/files/begun/**"]
+SKIPPED += ["/files/begun/**", "/files/damaged/**"]
 CHANGING = [f"/{IDENTITY}", "*.info", "*.info.copy"]
 LAST = ["/files/passes/**", "/files/sets/**"]
 # What comes between sets, and while one is made.

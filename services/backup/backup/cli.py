@@ -83,7 +83,7 @@ def make(
         repository.make(settings.TARGET, chosen.shown, chosen.stack, passphrase)
         with opened("", asked=False) as found:
             repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
-            made = making.make_set(chosen, found, full)
+            made = making.make_set(chosen, found, full or is_newest_damaged(found))
     manifest = made.manifest
     rows = sum(table.rows for table in manifest.figures.tables.values())
     if as_json:
@@ -112,6 +112,14 @@ def make(
     print(f"Bring it back: ./stack restore {manifest.name} --into NAME, or --replace")
 
 
+def is_newest_damaged(found: Repository) -> bool:
+    """Return whether a set that is based on the newest one would be no better."""
+    if not (sets := found.find_sets()) or sets[-1] not in found.find_damaged():
+        return False
+    print(f"stack: note: set {sets[-1]} is damaged, so everything is copied again", file=sys.stderr)
+    return True
+
+
 @app.command("list")
 def show(
     source: From = "",
@@ -121,7 +129,7 @@ def show(
     """List the sets, the newest last."""
     with opened(source, asked) as found:
         manifests, damaged = found.sort_sets()
-        begun = found.find_begun()
+        begun, untrue = found.find_begun(), found.find_damaged()
     if as_json:
         lines = [
             {
@@ -134,7 +142,7 @@ def show(
             }
             for each in manifests
         ]
-        print(json.dumps({"sets": lines, "incomplete": begun, "damaged": damaged}))
+        print(json.dumps({"sets": lines, "incomplete": begun, "damaged": sorted({*damaged, *untrue})}))
         return
     rows = [
         (
@@ -145,7 +153,7 @@ def show(
             str(len(each.live)),
             show_size(each.size),
             show_size(each.copied),
-            "full" if each.label.endswith("F") else "incremental",
+            ("full" if each.label.endswith("F") else "incremental") + (", DAMAGED" if each.name in untrue else ""),
         )
         for each in manifests
     ]
@@ -174,7 +182,12 @@ def verify(
     start = time.monotonic()
     with opened("", asked=False) as found:
         manifest = found.read(found.choose(name))
-        read = verification.verify(found, manifest)
+        try:
+            read = verification.verify(found, manifest)
+        except FaultError as fault:
+            found.note(manifest.name, str(fault))
+            raise
+        found.note(manifest.name, "")
         if restore:
             with repository.alone(found.folder, found.shown, repository.TRIAL_LOCK, waits=True):
                 rows = trial.try_out(found.folder, manifest)
@@ -245,7 +258,8 @@ def scheduled() -> None:
     rules = retention.read_rules(os.environ.get("STACK_BACKUP_KEEP", ""))
     make()
     with opened("", asked=False) as found:
-        expired = retention.choose_expired({each.name: each.moment for each in found.read_sets()}, rules)
+        sets = {each.name: each.moment for each in found.read_sets()}
+        expired = retention.choose_expired(sets, rules, found.find_damaged())
     if expired:
         remove(expired)
 

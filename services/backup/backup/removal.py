@@ -18,6 +18,12 @@ def remove(repository: Repository, names: list[str]) -> int:
             repository.read(name)  # says what is wrong
     if sets and not set(sets) - set(names):
         raise FaultError(f"{', '.join(sets)} is all there is: make another set before it is removed")
+    untrue = repository.find_damaged()
+    good = set(sets) - untrue
+    if good and not good - set(names):
+        raise FaultError(
+            f"{', '.join(sorted(good))} is all there is that is whole: make another set before it is removed"
+        )
     whole, damaged = repository.sort_sets()
     if damaged := [name for name in damaged if name not in names]:
         raise FaultError(f"{', '.join(damaged)} can't be read, so it is not known what they need: remove them too")
@@ -26,6 +32,8 @@ def remove(repository: Repository, names: list[str]) -> int:
         # The manifest first: a set that is half gone is none.
         repository.shelf.remove(f"{SETS}/{name}")
         repository.shelf.remove(f"{BEGUN}/{name}")
+        if name in untrue:
+            repository.note(name, "")
     freed = remove_copies(repository, rest)
     if rest:
         remove_files(rest)

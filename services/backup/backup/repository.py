@@ -25,6 +25,7 @@ IDENTITY = "repository.json"
 LOCK, OBJECTS_LOCK, TRIAL_LOCK = "lock", "lock.objects", "lock.trial"
 CHECK = "check"  # what only the right passphrase reads
 SETS, BEGUN, PASSES, OBJECTS = "sets", "begun", "passes", "objects"
+DAMAGED = "damaged"  # a file for each set that was found to be so, with the reason
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 
 
@@ -73,6 +74,16 @@ class Repository:
     def find_begun(self) -> list[str]:
         """Return the names of the sets that were begun and have not ended."""
         return sorted({Path(name).name for name in self.shelf.list(BEGUN)} - set(self.find_sets()))
+
+    def find_damaged(self) -> set[str]:
+        """Return the names of the sets of which somebody who read them found that they are not whole."""
+        return {Path(path).name for path in self.shelf.list(DAMAGED)}
+
+    def note(self, name: str, fault: str) -> None:
+        """Write down what was found of a set by who read all of it: nothing, or what is wrong."""
+        self.shelf.remove(f"{DAMAGED}/{name}")
+        if fault:
+            self.shelf.write(f"{DAMAGED}/{name}", [fault.encode()])
 
     def read(self, name: str) -> manifest.Manifest:
         """Return what a set is made of. Raises FaultError."""

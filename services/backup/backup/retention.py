@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 
 from admin.faults import FaultError
@@ -25,13 +25,25 @@ def read_rules(text: str) -> dict[str, int]:
     return rules
 
 
-def choose_expired(sets: dict[str, float], rules: dict[str, int]) -> list[str]:
-    """Return which sets go, of names and moments in seconds. The newest one stays in any case."""
+def choose_expired(
+    sets: dict[str, float], rules: dict[str, int], damaged: Collection[str] = frozenset()
+) -> list[str]:
+    """Return which sets go, of names and moments in seconds.
+
+    The newest one stays in any case, and so does the newest that nobody found to be damaged: a damaged one is kept as
+    any other, but in nobody's place.
+    """
     newest_first = sorted(sets, key=lambda name: sets[name], reverse=True)
+    kept = _choose_kept(newest_first, sets, rules)
+    kept |= _choose_kept([name for name in newest_first if name not in damaged], sets, rules)
+    return [name for name in reversed(newest_first) if name not in kept]
+
+
+def _choose_kept(newest_first: list[str], sets: dict[str, float], rules: dict[str, int]) -> set[str]:
     kept = set(newest_first[:1])
     for unit, count in rules.items():
         periods: dict[tuple[int, ...], str] = {}
         for name in newest_first:
             periods.setdefault(PERIODS[unit](datetime.fromtimestamp(sets[name], UTC)), name)
         kept |= set(list(periods.values())[:count])
-    return [name for name in reversed(newest_first) if name not in kept]
+    return kept
