@@ -25,9 +25,7 @@ def read_rules(text: str) -> dict[str, int]:
     return rules
 
 
-def choose_expired(
-    sets: dict[str, float], rules: dict[str, int], damaged: Collection[str] = frozenset()
-) -> list[str]:
+def choose_expired(sets: dict[str, float], rules: dict[str, int], damaged: Collection[str] = frozenset()) -> list[str]:
     """Return which sets go, of names and moments in seconds.
 
     The newest one stays in any case, and so does the newest that nobody found to be damaged: a damaged one is kept as
