@@ -26,6 +26,7 @@ API = "/api/2.0/mlflow/"
 EXAMPLES, SOAK_EXAMPLES = 200, 2000
 LANES, CALLS = 2, 25  # in an example: each lane has an experiment of its own, and sends its calls one after the other
 RUNS, SPARE_LANES = 3, 4  # of a lane; lanes for the tests of races
+TURNS = 4  # of a lane: one sequence after the other, on what the one before has left
 SINK, DELETED = "1", "2"  # experiments: where runs are created (their ids are random, so it is not searched)
 TABLES = {
     "runs": "run_uuid, name, source_type, source_name, entry_point_name, user_id, status, start_time, end_time, "
@@ -370,6 +371,7 @@ class Twins:
     fast: Side
     slow: Side
     lanes: Iterator[Lane]
+    spare: Iterator[Lane]
     sent: int = 0
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -452,7 +454,7 @@ def twins(make_deployment: Callable[..., Deployment], soak: bool) -> Twins:
     ask(deployment, admin, "experiments/delete", {"experiment_id": DELETED})
     ask(deployment, admin, "experiments/set-experiment-tag", {"experiment_id": "3", "key": "k", "value": "v"})
     with ThreadPoolExecutor(4) as pool:
-        amount = (SOAK_EXAMPLES if soak else EXAMPLES) * LANES + SPARE_LANES
+        amount = (SOAK_EXAMPLES if soak else EXAMPLES) * LANES // TURNS + SPARE_LANES
         lanes = list(pool.map(lambda number: make_lane(deployment, admin, number), range(amount)))
     make_model(deployment, admin, lanes[0])
     logins = make_users(deployment, admin)
@@ -460,7 +462,8 @@ def twins(make_deployment: Callable[..., Deployment], soak: bool) -> Twins:
     port = deployment.compose("port", "twin-nginx", "5000").strip().rpartition(":")[2]
     slow = f"http://127.0.0.1:{port}"
     wait_until(lambda: is_there(deployment.url, admin) and is_there(slow, admin), "both servers")
-    return Twins(deployment, Side(deployment.url, logins), Side(slow, logins), iter(lanes))
+    taken, spare = itertools.cycle(lanes[SPARE_LANES:]), iter(lanes[:SPARE_LANES])
+    return Twins(deployment, Side(deployment.url, logins), Side(slow, logins), taken, spare)
 
 
 def make_model(deployment: Deployment, login: Login, lane: Lane) -> None:
@@ -557,7 +560,7 @@ def test_the_twin_answers_nothing_by_the_fast_path(twins: Twins) -> None:
 
 
 def test_of_racing_values_of_a_parameter_one_wins(twins: Twins) -> None:
-    lane = next(twins.lanes)
+    lane = next(twins.spare)
     for number in range(10):
         start = threading.Barrier(4)
 
@@ -576,7 +579,7 @@ def test_of_racing_values_of_a_parameter_one_wins(twins: Twins) -> None:
 
 
 def test_racing_batches_keep_every_value_and_the_latest(twins: Twins) -> None:
-    lane = next(twins.lanes)
+    lane = next(twins.spare)
     keys, steps, writers = ["b", "a", "c"], 20, 4
 
     def log(writer: int) -> list[int]:
