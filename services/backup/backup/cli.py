@@ -43,6 +43,7 @@ from backup import (
 from backup.making import show_size
 from backup.repository import Repository
 from backup.settings import ARCHIVING
+from backup.shelf import ShelfError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -83,7 +84,7 @@ def make(
         repository.make(settings.TARGET, chosen.shown, chosen.stack, passphrase)
         with opened("", asked=False) as found:
             repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
-            made = making.make_set(chosen, found, full or is_newest_damaged(found))
+            made = making.make_set(chosen, found, full or is_base_damaged(found))
     manifest = made.manifest
     rows = sum(table.rows for table in manifest.figures.tables.values())
     if as_json:
@@ -112,11 +113,12 @@ def make(
     print(f"Bring it back: ./stack restore {manifest.name} --into NAME, or --replace")
 
 
-def is_newest_damaged(found: Repository) -> bool:
-    """Return whether a set that is based on the newest one would be no better."""
-    if not (sets := found.find_sets()) or sets[-1] not in found.find_damaged():
+def is_base_damaged(found: Repository) -> bool:
+    """Return whether a set that takes over what the last ones have may be no better than one that is damaged."""
+    full = max((each.name for each in found.read_sets() if each.label.endswith("F")), default="")
+    if not (damaged := [name for name in sorted(found.find_damaged()) if name >= full]):
         return False
-    print(f"stack: note: set {sets[-1]} is damaged, so everything is copied again", file=sys.stderr)
+    print(f"stack: note: {', '.join(damaged)} is damaged, so everything is copied again", file=sys.stderr)
     return True
 
 
@@ -184,13 +186,14 @@ def verify(
         manifest = found.read(found.choose(name))
         try:
             read = verification.verify(found, manifest)
-        except FaultError as fault:
-            found.note(manifest.name, str(fault))
+            if restore:
+                with repository.alone(found.folder, found.shown, repository.TRIAL_LOCK, waits=True):
+                    rows = trial.try_out(found.folder, manifest)
+        except repository.DamageError as fault:
+            with contextlib.suppress(ShelfError):  # what was found is said in any case
+                found.note(manifest.name, str(fault))
             raise
         found.note(manifest.name, "")
-        if restore:
-            with repository.alone(found.folder, found.shown, repository.TRIAL_LOCK, waits=True):
-                rows = trial.try_out(found.folder, manifest)
     print(
         f"Set {manifest.name} is whole: {read.files} files of the database and {read.objects} objects read, "
         f"{show_size(read.size)} in {read.seconds:.1f} s"

@@ -101,7 +101,8 @@ def _make(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     progress.say("counting rows")
     figures, schemas = moment.count()
     before = repository.read_sets()
-    audit, logged = trail.copy(repository, {str(item.name): item for each in before[-1:] for item in each.audit})
+    logs = [] if is_full else [item for each in before[-1:] for item in each.audit]
+    audit, logged = trail.copy(repository, {str(item.name): item for item in logs})
     database.wait_for_archive(moment.segment)
     progress.say("computing checksums of the database's files")
     files = list_files(repository, backup["label"], backup["archive"]["start"], moment.segment)

@@ -18,13 +18,13 @@ def remove(repository: Repository, names: list[str]) -> int:
             repository.read(name)  # says what is wrong
     if sets and not set(sets) - set(names):
         raise FaultError(f"{', '.join(sets)} is all there is: make another set before it is removed")
+    whole, damaged = repository.sort_sets()
     untrue = repository.find_damaged()
-    good = set(sets) - untrue
+    good = {each.name for each in whole} - untrue
     if good and not good - set(names):
         raise FaultError(
             f"{', '.join(sorted(good))} is all there is that is whole: make another set before it is removed"
         )
-    whole, damaged = repository.sort_sets()
     if damaged := [name for name in damaged if name not in names]:
         raise FaultError(f"{', '.join(damaged)} can't be read, so it is not known what they need: remove them too")
     rest = [each for each in whole if each.name not in names]

@@ -33,6 +33,10 @@ class BusyError(FaultError):
     """Somebody else is at work."""
 
 
+class DamageError(FaultError):
+    """A set is not what it says of itself."""
+
+
 class Identity(msgspec.Struct):
     """What stands in IDENTITY, which is never encrypted.
 
@@ -77,13 +81,14 @@ class Repository:
 
     def find_damaged(self) -> set[str]:
         """Return the names of the sets of which somebody who read them found that they are not whole."""
-        return {Path(path).name for path in self.shelf.list(DAMAGED)}
+        return {Path(path).name for path in self.shelf.list(DAMAGED)} & set(self.find_sets())
 
     def note(self, name: str, fault: str) -> None:
         """Write down what was found of a set by who read all of it: nothing, or what is wrong."""
-        self.shelf.remove(f"{DAMAGED}/{name}")
         if fault:
             self.shelf.write(f"{DAMAGED}/{name}", [fault.encode()])
+        else:
+            self.shelf.remove(f"{DAMAGED}/{name}")
 
     def read(self, name: str) -> manifest.Manifest:
         """Return what a set is made of. Raises FaultError."""

@@ -192,6 +192,8 @@ class Shelf:
         command = [programs.RCLONE, "hashsum", "SHA256", "files:", "--download", "--config", str(self._config)]
         command += ["--checkers", "4", "--files-from-raw", "-", "--no-traverse", "--retries", "1"]
         command += ["--cache-dir", str(SCRATCH / "rclone")]
-        listed = programs.run(*command, said="".join(f"{name}\n" for name in names)).stdout
-        lines = (line.split("  ", 1) for line in listed.splitlines())
+        done = programs.run(*command, said="".join(f"{name}\n" for name in names))
+        if done.returncode < 0:
+            raise ShelfError(f"rclone was ended by signal {-done.returncode}")
+        lines = (line.split("  ", 1) for line in done.stdout.splitlines())
         return {line[1]: line[0] for line in lines if len(line) == 2 and len(line[0]) == 64}  # noqa: PLR2004

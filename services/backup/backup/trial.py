@@ -14,6 +14,7 @@ from sqlalchemy import text
 from admin.faults import FaultError
 from backup import database, pgbackrest, programs, restoring
 from backup.manifest import Figures, Manifest
+from backup.repository import DamageError
 from backup.settings import DATABASES, PGDATA, SCRATCH
 
 PG_CTL = f"/usr/lib/postgresql/{PGDATA.name}/bin/pg_ctl"
@@ -32,7 +33,7 @@ def try_out(folder: Path, manifest: Manifest) -> int:
         figures = look()
     lines = restoring.compare_figures(manifest.figures, figures)
     if manifest.figures.exact and (different := [line.what for line in lines if not line.is_same]):
-        raise FaultError(
+        raise DamageError(
             f"set {manifest.name}, brought back on trial, differs from what it was: {', '.join(different)}"
         )
     return sum(table.rows for table in figures.tables.values())
@@ -79,10 +80,10 @@ def running(data: Path) -> Iterator[None]:
         deadline = time.monotonic() + SECONDS
         while started.returncode == 0 and is_recovering():
             if not (data / "postmaster.pid").exists() or time.monotonic() > deadline:
-                raise FaultError(f"the database does not come up on trial: {find_reason(log)}")
+                raise DamageError(f"the database does not come up on trial: {find_reason(log)}")
             time.sleep(0.2)
         if started.returncode:
-            raise FaultError(f"the database does not come up on trial: {find_reason(log)}")
+            raise DamageError(f"the database does not come up on trial: {find_reason(log)}")
         yield
     finally:
         programs.run(PG_CTL, f"--pgdata={data}", "--mode=immediate", "--silent", "--wait", "stop")

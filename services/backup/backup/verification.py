@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from admin.faults import FaultError
 from backup import pgbackrest
 from backup.making import hash_file
 from backup.manifest import File, Item, Manifest
-from backup.repository import OBJECTS, Repository
+from backup.repository import OBJECTS, DamageError, Repository
 
 SHOWN = 5
 
@@ -27,7 +26,7 @@ class Verified:
 
 
 def verify(repository: Repository, manifest: Manifest, items: list[Item] | None = None) -> Verified:
-    """Read all of a set, with `items` these objects instead of its own. Raises FaultError that names what is wrong."""
+    """Read all of a set, with `items` these objects instead of its own. Raises DamageError that names what is wrong."""
     start = time.monotonic()
     wanted = manifest.copies if items is None else [*items, *manifest.audit]
     faults = find_file_faults(repository.folder, manifest.files) + find_object_faults(repository, wanted)
@@ -36,7 +35,7 @@ def verify(repository: Repository, manifest: Manifest, items: list[Item] | None 
     if faults:
         more = f" (and {len(faults) - SHOWN} more)" if len(faults) > SHOWN else ""
         lines = [f"set {manifest.name}: {fault}" for fault in faults[:SHOWN]]
-        raise FaultError("\n".join(lines) + f"{more}: choose another set")
+        raise DamageError("\n".join(lines) + f"{more}: choose another set")
     size = sum(file.size for file in manifest.files) + sum(item.size for item in wanted)
     return Verified(len(manifest.files), len(wanted), size, time.monotonic() - start)
 
