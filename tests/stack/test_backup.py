@@ -577,11 +577,12 @@ def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) 
     assert len([label for label in labels if label.endswith("F")]) == 1
 
 
+@pytest.mark.timeout(3600)
 def test_round_after_round_is_what_was_there(scene: Scene, copy: Deployment, soak: bool) -> None:
     chance = random.Random(9)
     folder = scene.carried.with_name("rounds")
     folder.mkdir()
-    for _ in range(20 if soak else 0):
+    for number in range(20 if soak else 0):
         with Writers(scene.source) as writers:
             wait_until(lambda: len(writers.ledger) >= 8, "runs")
             time.sleep(chance.uniform(0, 2))
@@ -593,7 +594,8 @@ def test_round_after_round_is_what_was_there(scene: Scene, copy: Deployment, soa
         copy.check("destroy", "--yes")
         copy.known_login.clear()
         copy.check("restore", str(folder), "--passphrase-file", str(scene.passphrase), timeout=600)
-        check_ledger(Client(copy), writers, moment)
+        runs = check_ledger(Client(copy), writers, moment)
+        print(f"round {number}: {len(runs)} runs, of which {len(writers.ledger)} came while set {name} was made")
     if soak:
         copy.check("destroy", "--yes")
 
