@@ -295,7 +295,6 @@ def archive(stack: Deployment) -> Iterator[tuple[Path, Path, str]]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in stack.login().items():
             patch.setenv(name, value)
-        mlflow.set_tracking_uri(stack.url)
         client = MlflowClient()
         experiment = client.create_experiment("Carried", tags={"team": "wine"})
         parent = client.create_run(experiment, start_time=1700000000000, run_name="whole").info.run_id
@@ -308,7 +307,9 @@ def archive(stack: Deployment) -> Iterator[tuple[Path, Path, str]]:
         client.log_text(parent, "what it is\n", "deep/odd + ü %20.txt")
         client.set_terminated(parent, end_time=1700000009000)
         child = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
-        mlflow.set_experiment(experiment_id=experiment)
+        patch.setenv(
+            "MLFLOW_EXPERIMENT_ID", experiment
+        )  # (what MLflow's own setters set, other files' tests would meet)
         model = LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0])
         with mlflow.start_run(run_id=child):
             logged = mlflow.sklearn.log_model(model, name="model", pip_requirements=["scikit-learn"])
