@@ -307,9 +307,8 @@ def archive(stack: Deployment) -> Iterator[tuple[Path, Path, str]]:
         client.log_text(parent, "what it is\n", "deep/odd + ü %20.txt")
         client.set_terminated(parent, end_time=1700000009000)
         child = client.create_run(experiment, tags={"mlflow.parentRunId": parent}).info.run_id
-        patch.setenv(
-            "MLFLOW_EXPERIMENT_ID", experiment
-        )  # (what MLflow's own setters set, other files' tests would meet)
+        # (what MLflow's own setters set, other files' tests would meet)
+        patch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
         model = LinearRegression().fit([[1.0], [2.0]], [2.0, 4.0])
         with mlflow.start_run(run_id=child):
             logged = mlflow.sklearn.log_model(model, name="model", pip_requirements=["scikit-learn"])
