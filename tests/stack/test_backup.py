@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -436,6 +437,39 @@ def test_nobody_removes_artifacts_while_a_backup_takes_down_what_there_is(scene:
         assert scene.client.ask("PUT", path, data=b"writers go on").status_code == 200
         held.communicate("\n", timeout=30)
     assert scene.client.ask("DELETE", path).status_code == 200
+
+
+MOMENT = """
+from backup import database
+moment = database.take_moment("looked")
+database.close(moment.connections)
+print(moment.exact)
+"""
+
+
+def test_a_commit_on_its_way_is_not_taken_for_none(scene: Scene) -> None:
+    """Its record is in the WAL, so a restore has its rows, which nobody else sees yet."""
+
+    def ask(*statements: str) -> str:
+        user = ["exec", "-T", "postgres", "psql", "-qtAd", "mlflow", "-v", "ON_ERROR_STOP=1"]
+        return scene.source.compose(*user, *[f"--command={statement}" for statement in statements])
+
+    def take() -> str:
+        return scene.source.compose("exec", "-T", "backup", "python", "-c", MOMENT).strip()
+
+    assert take() == "True"
+    # It is written, and waits for a standby before it is over.
+    ask("ALTER SYSTEM SET synchronous_standby_names = 'nobody'", "SELECT pg_reload_conf()")
+    with ThreadPoolExecutor(1) as pool:
+        commit = pool.submit(ask, "SELECT pg_logical_emit_message(true, 'a commit', 'on its way')")
+        try:
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+            wait_until(lambda: ask(waiting).strip() == "1", "the commit waits")
+            assert take() == "False"
+        finally:
+            ask("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+        commit.result(30)
+    assert take() == "True"
 
 
 def test_what_holds_runs_is_not_replaced_unless_told_to(scene: Scene) -> None:

@@ -35,6 +35,9 @@ CHECKSUM = "SELECT count(*), md5(coalesce(sum(hashtextextended(t::text, 0)::nume
 COUNT = "SELECT count(*) FROM {}"
 VERSION = "SELECT version_num FROM {}"
 VERSIONS = {"mlflow": "alembic_version", "auth": "alembic_version_auth"}
+SNAPSHOT = "SELECT pg_current_snapshot()::text"
+# Who writes holds a lock on its own transaction, from its first row until all others see it.
+WRITERS = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock'"
 
 
 def connect(database: str) -> sqlalchemy.Connection:
@@ -137,21 +140,24 @@ def take_moment(name: str) -> Moment:
 
     Writers go on. They are seen to have written nothing between the connections' moment and the restore point if no
     transaction was open at either of the two; where there always is one, the moment is said not to be exact.
+
+    A snapshot does not show a transaction that is newer than all that have ended, and the record of a commit is in the
+    WAL before others see the rows: so after the restore point it counts who holds a lock, and then looks whether
+    somebody has ended since the beginning.
     """
     engine = sqlalchemy.create_engine(
         database_uri("postgres"), poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
     )
     asked = text("SELECT pg_create_restore_point(:name), extract(epoch FROM clock_timestamp())")
-    seen = text("SELECT pg_current_snapshot()::text")
     with engine.connect() as marker:
         for attempt in range(TRIES):
-            before = marker.execute(seen).scalar_one()
+            before = marker.execute(text(SNAPSHOT)).scalar_one()
             connections = {database: connect(database) for database in DATABASES}
             sequences = read_sequences(connections)  # (from here on each sees one moment)
             target = f"{name}-{attempt}"
             lsn, now = marker.execute(asked, {"name": target}).one()
-            lowest, highest, _ = before.split(":")
-            exact = before == marker.execute(seen).scalar_one() and lowest == highest
+            writers = marker.execute(text(WRITERS)).scalar_one()
+            exact = writers == 0 and before == marker.execute(text(SNAPSHOT)).scalar_one()
             if exact or attempt == TRIES - 1:
                 break
             close(connections)
