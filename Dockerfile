@@ -105,7 +105,7 @@ ENTRYPOINT ["python", "secrets_files.py"]
 FROM app AS bucket
 COPY --chmod=0755 services/bucket/ /app/
 # How the store is spoken with stands once, beside the server that speaks with it most.
-COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py /app/tracking/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/reading.py /app/tracking/
 RUN install -d -o bucket -g bucket -m 0700 /state
 USER bucket
 ENTRYPOINT ["python", "bucket.py"]
@@ -161,7 +161,7 @@ COPY --chmod=0755 services/backup/ /app/
 COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py services/admin/admin/moments.py /app/admin/
 # The bucket's versions, and who waits for whom, stand once, beside those who remove.
 COPY --chmod=0755 services/artifacts/artifacts/__init__.py services/artifacts/artifacts/objects.py services/artifacts/artifacts/settings.py services/artifacts/artifacts/report.py /app/artifacts/
-COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/hold.py /app/tracking/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/reading.py services/mlflow/tracking/hold.py /app/tracking/
 RUN python -m compileall -q /app
 USER backup
 ENTRYPOINT ["python", "-m", "backup"]
@@ -172,7 +172,7 @@ COPY --from=backup /opt/venv/bin/rclone /usr/local/bin/rclone
 COPY --chmod=0755 services/importer/ /app/
 COPY --chmod=0755 services/admin/admin/__init__.py services/admin/admin/faults.py /app/admin/
 COPY --chmod=0755 services/artifacts/artifacts/__init__.py services/artifacts/artifacts/report.py /app/artifacts/
-COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py /app/tracking/
+COPY --chmod=0755 services/mlflow/tracking/__init__.py services/mlflow/tracking/store.py services/mlflow/tracking/reading.py /app/tracking/
 RUN python -m compileall -q /app && install -d -o artifacts -g artifacts -m 0700 /work
 USER artifacts
 ENTRYPOINT ["python", "-m", "importer"]

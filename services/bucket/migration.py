@@ -26,6 +26,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tracking import store
+from tracking.reading import Reader
 from tracking.store import Store
 
 STATE = Path("/state")
@@ -124,15 +125,16 @@ class Side:
     def open(self, key: str) -> Iterator[tuple[Hashing, str, dict[str, Any]] | None]:
         """Give an object's body, tag and what is kept beside its bytes; None if there is none."""
         try:
-            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+            reader = Reader(self.client, Bucket=self.bucket, Key=key)
         except ClientError as error:
             if error.response["Error"]["Code"] not in MISSING:
                 raise
             yield None
             return
-        tag = render_tag(answer["ETag"], answer["LastModified"], answer["ContentLength"])
-        with contextlib.closing(answer["Body"]) as body:
-            yield Hashing(body), tag, {name: answer[name] for name in KEPT if answer.get(name)}
+        answer = reader.answer
+        tag = render_tag(answer["ETag"], answer["LastModified"], reader.size)
+        with reader:
+            yield Hashing(reader), tag, {name: answer[name] for name in KEPT if answer.get(name)}
 
     def read(self, key: str) -> Read | None:
         """Return an object's tag and digest, having read all of it."""

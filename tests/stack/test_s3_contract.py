@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from stack.deployment import Deployment
 from stack.external import External
 from tracking import artifacts
+from tracking.reading import SLICE, Reader
 
 MIB = 2**20
 NAMES = {
@@ -151,6 +152,25 @@ def test_a_file_may_have_the_name_of_a_folder(store: Contract) -> None:
     assert store.put("k", b"file").status_code == 200
     assert store.put("k/sub", b"below").status_code == 200
     assert [store.get(name).content for name in ("k", "k/sub")] == [b"file", b"below"]
+
+
+@pytest.mark.parametrize("size", [0, 1, SLICE, SLICE + 1, 2 * SLICE])
+def test_an_object_is_read_in_slices(store: Contract, size: int) -> None:
+    content, place = (b"0123456789abcde" * (size // 15 + 1))[:size], store.place(f"sliced {size}")
+    store.client.put_object(**place, Body=content, ContentType="text/csv")
+    with Reader(store.client, **place) as reader:
+        assert (reader.size, reader.answer["ContentType"]) == (size, "text/csv")
+        assert b"".join(reader.iter_chunks(10 * MIB)) == content
+
+
+def test_what_is_replaced_between_two_slices_is_not_mixed(store: Contract) -> None:
+    place = store.place("replaced")
+    store.client.put_object(**place, Body=b"a" * (SLICE + 1))
+    with Reader(store.client, **place) as reader:
+        assert reader.read(SLICE) == b"a" * SLICE
+        store.client.put_object(**place, Body=b"b" * (SLICE + 1))
+        with pytest.raises(ClientError, match=r"PreconditionFailed|412"):
+            reader.read(1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB - 1, 5 * MIB + 1])

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
 
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
@@ -18,11 +17,13 @@ from admin.faults import FaultError
 from artifacts.objects import Bucket, Version
 from backup.manifest import Item, encode
 from backup.repository import OBJECTS, PASSES, Repository
+from tracking.reading import Reader
 from tracking.store import Store
 
-WORKERS = 8
+WORKERS = 8  # where nobody else is at work
+COPIERS = 2  # beside users, who are not to feel it
 CHUNK = 1024 * 1024
-GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}
+GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed", "412", "PreconditionFailed"}
 LIMITS = {"connect_timeout": 3, "read_timeout": 60, "max_pool_connections": WORKERS + 2}
 
 Known = dict[str, Item]  # by the name of the copy
@@ -95,7 +96,7 @@ def capture(
     ]
     size = 0
     lost: set[Version] = set()
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(COPIERS) as pool:
         copies = pool.map(lambda each: copy(source, each), wanted)
         for done, (version, item) in enumerate(zip(wanted, copies, strict=True), start=1):
             if item is None:
@@ -137,14 +138,15 @@ def describe(version: Version, known: Known) -> Item:
 def copy(source: Source, version: Version) -> Item | None:
     """Copy a version; return what the copy is, None if the version is gone. Raises FaultError."""
     place = {"Bucket": source.bucket.name, "Key": version.key, "VersionId": version.identifier}
+    name = name_copy(version)
     try:
-        answer = source.bucket.client.get_object(**place)
+        with Reader(source.bucket.client, **place) as reader:
+            counted = Counted(reader.iter_chunks(CHUNK))
+            source.repository.shelf.write(name, counted)
     except ClientError as error:
         if error.response["Error"]["Code"] in GONE:
             return None
         raise
-    name, counted = name_copy(version), Counted(answer["Body"].iter_chunks(CHUNK))
-    source.repository.shelf.write(name, counted)
     if counted.size != version.size:
         raise FaultError(f"the store sent {counted.size} bytes of {version.key!r}, which has {version.size}: try again")
     return Item(
@@ -155,8 +157,8 @@ def copy(source: Source, version: Version) -> Item | None:
         is_live=False,
         name=name,
         sha256=counted.digest.hexdigest(),
-        kind=answer.get("ContentType"),
-        metadata=answer.get("Metadata", {}),
+        kind=reader.answer.get("ContentType"),
+        metadata=reader.answer.get("Metadata", {}),
     )
 
 
@@ -220,8 +222,8 @@ def report_nothing(_done: int, _all: int, _size: int) -> None:
 
 def measure(client: BaseClient, bucket: str, key: str) -> tuple[int, str]:
     """Return size and SHA-256 of an object, every byte read."""
-    answer: Any = client.get_object(Bucket=bucket, Key=key)
-    counted = Counted(answer["Body"].iter_chunks(CHUNK))
-    for _ in counted:
-        pass
+    with Reader(client, Bucket=bucket, Key=key) as reader:
+        counted = Counted(reader.iter_chunks(CHUNK))
+        for _ in counted:
+            pass
     return counted.size, counted.digest.hexdigest()

@@ -29,7 +29,8 @@ repo1-block=y
 # What is kept is decided set by set (cli.remove).
 expire-auto=n
 compress-type=zst
-process-max=2
+# (users are not to feel it)
+process-max=1
 start-fast=y
 archive-timeout=60
 lock-path=/tmp/pgbackrest

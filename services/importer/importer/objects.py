@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from admin.faults import FaultError
 from importer.locations import Owner, split
 from importer.settings import ARTIFACTS, AUTHORITIES, WORK, Order
+from tracking.reading import Reader
 from tracking.store import Store
 
 RCLONE = "/usr/local/bin/rclone"
@@ -129,8 +130,7 @@ class Bucket:
 
     def open(self, path: str) -> BinaryIO:
         """Open an object."""
-        body: BinaryIO = self.client.get_object(Bucket=self.bucket, Key=f"{self.prefix}{path}")["Body"]
-        return body
+        return io.BufferedReader(Reader(self.client, Bucket=self.bucket, Key=f"{self.prefix}{path}"), CHUNK)
 
 
 def open_side(order: Order) -> Folder | Bucket:
@@ -246,7 +246,7 @@ class Target:
         held = [each for each in objects if there.get(each.key) == each.size]
 
         def is_same(each: Object) -> bool:
-            after = self.client.get_object(Bucket=self.store.bucket, Key=each.key)["Body"]
+            after = Reader(self.client, Bucket=self.store.bucket, Key=each.key)
             with side.open(each.path) as before, after:
                 return hash_all(before) == hash_all(after)
 
