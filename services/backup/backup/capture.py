@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -20,8 +19,7 @@ from backup.repository import OBJECTS, PASSES, Repository
 from tracking.reading import Reader
 from tracking.store import Store
 
-WORKERS = 8  # where nobody else is at work
-COPIERS = 2  # beside users, who are not to feel it
+WORKERS = 8  # where nobody else is at work: in a restore
 CHUNK = 1024 * 1024
 GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed", "412", "PreconditionFailed"}
 LIMITS = {"connect_timeout": 3, "read_timeout": 60, "max_pool_connections": WORKERS + 2}
@@ -96,15 +94,15 @@ def capture(
     ]
     size = 0
     lost: set[Version] = set()
-    with ThreadPoolExecutor(COPIERS) as pool:
-        copies = pool.map(lambda each: copy(source, each), wanted)
-        for done, (version, item) in enumerate(zip(wanted, copies, strict=True), start=1):
-            if item is None:
-                lost.add(version)
-            else:
-                known[name_copy(version)] = item
-                size += item.size
-            report(done, len(wanted), size)
+    # (one after the other: users are not to feel it)
+    for done, version in enumerate(wanted, start=1):
+        item = copy(source, version)
+        if item is None:
+            lost.add(version)
+        else:
+            known[name_copy(version)] = item
+            size += item.size
+        report(done, len(wanted), size)
     if wanted:
         stored = source.repository.shelf.list(OBJECTS)
         if cut := [each for each in wanted if each not in lost and stored.get(name_copy(each)) != each.size]:

@@ -12,7 +12,6 @@ import json
 import shutil
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -154,12 +153,7 @@ def read_name(name: str) -> float:
 def list_files(repository: Repository, label: str, first: str, last: str) -> list[File]:
     """Return pgBackRest's files of a set with their checksums, every byte read."""
     paths = pgbackrest.find_files(repository.folder, label, first, last)
-    with ThreadPoolExecutor(2) as pool:
-        hashes = list(pool.map(hash_file, paths))
-    return [
-        File(str(path.relative_to(repository.folder)), path.stat().st_size, sha256)
-        for path, sha256 in zip(paths, hashes, strict=True)
-    ]
+    return [File(str(path.relative_to(repository.folder)), path.stat().st_size, hash_file(path)) for path in paths]
 
 
 def hash_file(path: Path) -> str:
