@@ -52,7 +52,7 @@ def test_every_service_is_hardened(services: dict[str, dict[str, Any]]) -> None:
 
 def test_servers_restart_and_have_health_checks(services: dict[str, dict[str, Any]]) -> None:
     for name in SERVERS:
-        assert services[name]["restart"] == "unless-stopped", name
+        assert services[name]["restart"] == "always", name
         assert ("healthcheck" in services[name]) == (name not in NO_HEALTH_CHECK), name
 
 

@@ -10,9 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from sqlalchemy import text
 
 from admin import moments
@@ -103,6 +100,11 @@ def check_order(manifests: list[Manifest], chosen: Manifest, at: str) -> None:
 
 def check_versions(manifest: Manifest) -> None:
     """Refuse what this version's programs can't read. Raises FaultError."""
+    # (a third of what a round of every minute would import)
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
     archived = [file.path for file in manifest.files if file.path.startswith(ARCHIVE)]
     if other := [path for path in archived if not path.startswith(OWN_ARCHIVE)]:
         raise FaultError(
