@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -18,7 +20,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from stack.deployment import PROBE, Deployment, wait_until
+from stack.deployment import PROBE, RETRY_SECONDS, Deployment, wait_until
 
 Login = tuple[str, str]
 MODEL = "Wine_Elasticnet_Sklearn_Regressor"
@@ -84,6 +86,34 @@ def test_a_killed_server_heals_and_no_acknowledged_write_is_lost(
             return text == "kept"
 
         wait_until(artifact_is_back, f"the artifact is back after the end of {service}")
+
+
+def test_while_the_database_stops_and_starts_a_writer_is_told_to_try_again(stack: Deployment, admin: Login) -> None:
+    body = {"experiment_id": "0", "start_time": 1, "run_name": "written to while the database stops"}
+    run = stack.ask("/api/2.0/mlflow/runs/create", admin, "POST", json=body).json()["run"]["info"]["run_id"]
+    answers: Counter[tuple[int, str]] = Counter()
+    over = threading.Event()
+
+    def write(writer: int) -> None:
+        with requests.Session() as session:
+            for step in itertools.count():
+                if over.is_set():
+                    return
+                metric = {"run_id": run, "key": f"m{writer}", "value": 1, "step": step, "timestamp": step}
+                answer = session.post(
+                    f"{stack.url}/api/2.0/mlflow/runs/log-metric", auth=admin, json=metric, timeout=60
+                )
+                answers[answer.status_code, answer.headers.get("Retry-After", "")] += 1
+
+    with ThreadPoolExecutor(12) as pool:
+        written = [pool.submit(write, number) for number in range(12)]
+        for _ in range(4):
+            subprocess.run(["docker", "restart", f"{stack.name}-postgres-1"], check=True, capture_output=True)
+            wait_until(lambda: stack.is_served(admin), "the stack serves again")
+        over.set()
+    assert [each.result() for each in written] == [None] * 12
+    assert answers[200, ""] > 0
+    assert answers.keys() <= {(200, ""), (503, RETRY_SECONDS)}, answers
 
 
 def test_a_killed_worker_is_replaced(stack: Deployment, admin: Login) -> None:

@@ -10,6 +10,9 @@ from sqlalchemy.engine import make_url
 
 SECONDS = 60.0  # for one statement
 LIFE_SECONDS = 300.0  # of a connection that nobody uses
+# What asyncpg says of a connection that ends, or has ended, under it. (The second also where the server says good-bye
+# between two statements: "cannot switch to state 12".)
+ENDED = (asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class LostError(Exception):
@@ -57,7 +60,7 @@ class Database:
                         # (each of these statements is short: to compile it would take longer)
                         server_settings={"application_name": "mlflow-fast", "jit": "off"},
                     )
-                except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                except (OSError, asyncpg.PostgresError, *ENDED) as error:
                     raise LostError from error
         return self.pool
 
@@ -74,7 +77,7 @@ class Database:
                 rows: list[asyncpg.Record] = await (
                     asked.fetch(*values) if asked else connection.fetch(statement, *values)
                 )
-        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except (asyncpg.PostgresConnectionError, *ENDED, OSError, TimeoutError) as error:
             raise LostError from error
         except asyncpg.PostgresError as error:
             raise RefusedError from error
