@@ -103,9 +103,9 @@ def read_json_values(text: str) -> Iterator[dict[str, Any]]:
 
 
 def read_services(text: str) -> list[Service]:
-    """Return the services in `docker compose ps --format json` followed by `docker stats --format json`.
+    """Return the services in `docker compose ps --format json` and `docker stats --format json`.
 
-    After them may come objects {"Ready": NAME} of servers that are healthy, which Docker doesn't know yet.
+    Among them may be objects {"Ready": NAME} of servers that are healthy, which Docker doesn't know yet.
     """
     values = list(read_json_values(text))
     memory = {value["Name"]: value["MemUsage"].split(" / ")[0] for value in values if "MemUsage" in value}
