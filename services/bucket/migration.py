@@ -26,7 +26,7 @@ from botocore.client import BaseClient
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tracking import store
-from tracking.reading import Reader
+from tracking.reading import ChangedError, Reader
 from tracking.store import Store
 
 STATE = Path("/state")
@@ -154,6 +154,18 @@ class Side:
 
 def settle(source: Side, target: Side, key: str, may_be_there: bool) -> Compared | None:
     """See to it that an object is at the target; None if it is gone from the source, or changed while it was read."""
+    try:
+        return settle_still(source, target, key, may_be_there)
+    except ChangedError:
+        return None
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in MISSING:
+            raise
+        return None
+
+
+def settle_still(source: Side, target: Side, key: str, may_be_there: bool) -> Compared | None:
+    """Do so with an object that nobody touches meanwhile. Raises ChangedError, ClientError otherwise."""
     if may_be_there:
         before, there = source.read(key), target.read(key)
         if before and there and (before.sha256, before.kept) == (there.sha256, there.kept):

@@ -107,10 +107,12 @@ def test_while_the_database_stops_and_starts_a_writer_is_told_to_try_again(stack
 
     with ThreadPoolExecutor(12) as pool:
         written = [pool.submit(write, number) for number in range(12)]
-        for _ in range(4):
-            subprocess.run(["docker", "restart", f"{stack.name}-postgres-1"], check=True, capture_output=True)
-            wait_until(lambda: stack.is_served(admin), "the stack serves again")
-        over.set()
+        try:
+            for _ in range(4):
+                subprocess.run(["docker", "restart", f"{stack.name}-postgres-1"], check=True, capture_output=True)
+                wait_until(lambda: stack.is_served(admin), "the stack serves again")
+        finally:
+            over.set()
     assert [each.result() for each in written] == [None] * 12
     assert answers[200, ""] > 0
     assert answers.keys() <= {(200, ""), (503, RETRY_SECONDS)}, answers

@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 from stack.deployment import Deployment
 from stack.external import External
 from tracking import artifacts
-from tracking.reading import SLICE, Reader
+from tracking.reading import SLICE, ChangedError, Reader
 
 MIB = 2**20
 NAMES = {
@@ -169,8 +169,23 @@ def test_what_is_replaced_between_two_slices_is_not_mixed(store: Contract) -> No
     with Reader(store.client, **place) as reader:
         assert reader.read(SLICE) == b"a" * SLICE
         store.client.put_object(**place, Body=b"b" * (SLICE + 1))
-        with pytest.raises(ClientError, match=r"PreconditionFailed|412"):
+        with pytest.raises(ChangedError, match="was replaced while it was read"):
             reader.read(1)
+
+
+@pytest.mark.parametrize("ended_by", ["another", "a marker"])
+def test_a_version_is_read_in_slices_whatever_came_after_it(store: Contract, ended_by: str) -> None:
+    place = store.place(f"ended by {ended_by}")
+    client = store.owner
+    if client.get_bucket_versioning(Bucket=store.bucket).get("Status") != "Enabled":
+        client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+    version = client.put_object(**place, Body=b"a" * (SLICE + 1))["VersionId"]
+    if ended_by == "another":
+        client.put_object(**place, Body=b"b" * (SLICE + 1))
+    else:
+        client.delete_object(**place)
+    with Reader(client, **place, VersionId=version) as reader:
+        assert b"".join(reader.iter_chunks(10 * MIB)) == b"a" * (SLICE + 1)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5 * MIB - 1, 5 * MIB + 1])

@@ -16,12 +16,12 @@ from admin.faults import FaultError
 from artifacts.objects import Bucket, Version
 from backup.manifest import Item, encode
 from backup.repository import OBJECTS, PASSES, Repository
-from tracking.reading import Reader
+from tracking.reading import ChangedError, Reader
 from tracking.store import Store
 
 WORKERS = 8  # where nobody else is at work: in a restore
 CHUNK = 1024 * 1024
-GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed", "412", "PreconditionFailed"}
+GONE = {"404", "NoSuchKey", "NoSuchVersion", "MethodNotAllowed"}
 LIMITS = {"connect_timeout": 3, "read_timeout": 60, "max_pool_connections": WORKERS + 2}
 
 Known = dict[str, Item]  # by the name of the copy
@@ -138,9 +138,11 @@ def copy(source: Source, version: Version) -> Item | None:
     place = {"Bucket": source.bucket.name, "Key": version.key, "VersionId": version.identifier}
     name = name_copy(version)
     try:
-        with Reader(source.bucket.client, **place) as reader:
+        with Reader(source.bucket.client, version.size, **place) as reader:
             counted = Counted(reader.iter_chunks(CHUNK))
             source.repository.shelf.write(name, counted)
+    except ChangedError:  # (where the store keeps no versions)
+        return None
     except ClientError as error:
         if error.response["Error"]["Code"] in GONE:
             return None
@@ -219,9 +221,12 @@ def report_nothing(_done: int, _all: int, _size: int) -> None:
 
 
 def measure(client: BaseClient, bucket: str, key: str) -> tuple[int, str]:
-    """Return size and SHA-256 of an object, every byte read."""
-    with Reader(client, Bucket=bucket, Key=key) as reader:
-        counted = Counted(reader.iter_chunks(CHUNK))
-        for _ in counted:
-            pass
+    """Return size and SHA-256 of an object, every byte read. Raises FaultError."""
+    try:
+        with Reader(client, Bucket=bucket, Key=key) as reader:
+            counted = Counted(reader.iter_chunks(CHUNK))
+            for _ in counted:
+                pass
+    except ChangedError as error:
+        raise FaultError(f"{key!r} can't be read: {error}: try again") from None
     return counted.size, counted.digest.hexdigest()

@@ -138,8 +138,8 @@ def held() -> Iterator[None]:
 def take_moment(name: str) -> Moment:
     """Set a restore point, beside connections that see the rows as they are there.
 
-    Writers go on. They are seen to have written nothing between the connections' moment and the restore point if no
-    transaction was open at either of the two; where there always is one, the moment is said not to be exact.
+    Writers go on. They are seen to have written nothing between the connections' moment and the restore point if after
+    it nobody is about to, and nobody has since; where somebody always is, the moment is said not to be exact.
 
     A snapshot does not show a transaction that is newer than all that have ended, and the record of a commit is in the
     WAL before others see the rows: so after the restore point it counts who holds a lock, and then looks whether

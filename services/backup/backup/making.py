@@ -91,6 +91,10 @@ def _make(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     progress.say("copying the database's files")
     backup = pgbackrest.make_backup(is_full)
     copied += backup["info"]["repository"]["delta"]
+    # (a large database takes a while: what came meanwhile is not to be copied while nobody can remove artifacts)
+    progress.say("copying objects that came meanwhile")
+    _, later = capture.capture(source, known, since, progress.report, may_vanish=True)
+    copied += later
     progress.say("taking down one moment of rows and objects; nobody removes artifacts meanwhile")
     start = time.monotonic()
     with database.held():

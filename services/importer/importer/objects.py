@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from admin.faults import FaultError
 from importer.locations import Owner, split
 from importer.settings import ARTIFACTS, AUTHORITIES, WORK, Order
-from tracking.reading import Reader
+from tracking.reading import ChangedError, Reader
 from tracking.store import Store
 
 RCLONE = "/usr/local/bin/rclone"
@@ -247,8 +247,11 @@ class Target:
 
         def is_same(each: Object) -> bool:
             after = Reader(self.client, Bucket=self.store.bucket, Key=each.key)
-            with side.open(each.path) as before, after:
-                return hash_all(before) == hash_all(after)
+            try:
+                with side.open(each.path) as before, after:
+                    return hash_all(before) == hash_all(after)
+            except ChangedError:
+                return False
 
         with ThreadPoolExecutor(WORKERS) as pool:
             same = {each.key for each, is_one in zip(held, pool.map(is_same, held), strict=True) if is_one}
