@@ -118,6 +118,35 @@ def test_while_the_database_stops_and_starts_a_writer_is_told_to_try_again(stack
     assert answers.keys() <= {(200, ""), (503, RETRY_SECONDS)}, answers
 
 
+# Ends the connection of the first one that asks for the schema's version.
+END_THE_FIRST = """do $$ begin
+    lock table alembic_version;
+    for tried in 1..200 loop
+        perform pg_terminate_backend(pid) from pg_locks where relation = 'alembic_version'::regclass and not granted;
+        if found then return; end if;
+        perform pg_sleep(0.1);
+    end loop;
+    raise 'nobody asked';
+end $$"""
+
+
+def test_a_database_that_ends_under_a_workers_first_request_is_503(stack: Deployment, admin: Login) -> None:
+    """MLflow makes a worker's store at the first request, outside of its sessions: Flask would answer a bare 500."""
+    stack.compose("restart", "mlflow")
+    wait_until(lambda: stack.is_served(admin), "the gateway serves")
+    for _ in range(20):  # (the fast path asks for the schema's version as well, and makes no store)
+        assert stack.ask(PROBE, admin).status_code == 200
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(
+            stack.compose, "exec", "-T", "postgres", "psql", "-qd", "mlflow", "-v", "ON_ERROR_STOP=1", "-c", END_THE_FIRST
+        )
+        time.sleep(2)
+        asked = stack.ask("/api/2.0/mlflow/experiments/search?max_results=1", admin)
+        ended.result()
+    assert (asked.status_code, asked.headers.get("Retry-After")) == (503, RETRY_SECONDS), asked.text
+    assert "try again" in asked.json()["message"]
+
+
 def test_a_killed_worker_is_replaced(stack: Deployment, admin: Login) -> None:
     workers = find_workers(stack)
     os.kill(workers[0], signal.SIGKILL)

@@ -8,11 +8,12 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import flask
 from botocore.exceptions import BotoCoreError
 from itsdangerous import URLSafeSerializer
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.s3_artifact_repo import _get_s3_client
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
@@ -236,6 +237,12 @@ def find_header(scope: Scope, name: bytes) -> str:
     return next((value.decode("latin-1") for header, value in scope["headers"] if header == name), "")
 
 
+def answer_unavailable(_error: SQLAlchemyError) -> flask.Response:
+    """Answer where MLflow asks its database outside of a session: it makes a worker's store at the first request."""
+    status, body, headers = UNAVAILABLE
+    return flask.Response(json.dumps(body), status, headers, mimetype="application/json")
+
+
 def create_app() -> ASGIApp:
     """Return the application that gunicorn serves; gunicorn.conf.py has applied the settings by then."""
     from mlflow.server import app as flask_app
@@ -250,6 +257,8 @@ def create_app() -> ASGIApp:
     urls = artifacts.ClientUrls(URLSafeSerializer(key, salt="artifact url"), chosen.url_seconds)
     artifacts.register(flask_app, chosen.tls, urls, chosen.database_uri)
     space.register()
+    for fault in (OperationalError, InterfaceError):
+        flask_app.register_error_handler(fault, answer_unavailable)
     app = StackApp(create_mlflow_app(), chosen, urls, places.Places())
     rules.register(flask_app, lambda: app.identity)
     spelling.register(flask_app)
