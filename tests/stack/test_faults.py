@@ -418,6 +418,10 @@ def test_status_of_a_stack_without_its_gateway_is_a_failure(stack: Deployment, a
     wait_until(lambda: stack.is_served(admin), "the gateway serves")
 
 
+def test_nothing_is_said_to_be_well_where_docker_said_nothing(stack: Deployment) -> None:
+    assert stack.tool("admin").run("status", stdin="").returncode == 1
+
+
 def test_a_dead_server_is_said_so(stack: Deployment, admin: Login) -> None:
     stack.compose("stop", "mlflow")
     try:

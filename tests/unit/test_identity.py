@@ -78,6 +78,7 @@ class Store:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.accounts = {"carol": account("editor")}
         self.right = "right"
+        self.is_agreed = True  # whether MLflow, asked too, says the same
         self.reads = self.hashes = 0
         self.forgotten: list[str] = []
         self.while_hashing: Callable[[], None] = lambda: None
@@ -92,13 +93,13 @@ class Store:
         self.reads += 1
         return self.accounts.get(name)
 
-    def check(self, credentials: tuple[str, str], password_hash: str) -> bool:
+    def check(self, credentials: tuple[str, str], password_hash: str) -> bool | None:
         self.hashes += 1
         stored = self.accounts.get(credentials[0])
         assert password_hash == (stored.password_hash if stored else "decoy")
         right = credentials[0] in self.accounts and credentials[1] == self.right
         self.while_hashing()
-        return right
+        return right if self.is_agreed else None
 
 
 @pytest.fixture
@@ -116,6 +117,14 @@ def test_a_right_login_is_hashed_once_and_read_every_two_seconds(store: Store) -
         assert ask(known).known
     assert store.hashes == 1
     assert store.reads == 2 + 2  # before and after the hash; then at 2.5 and 4.6
+
+
+def test_that_mlflow_lost_its_database_under_a_right_login_is_not_remembered(store: Store) -> None:
+    known = Identity(decoy="decoy", seconds_for_wrong=0)
+    store.is_agreed = False
+    assert ask(known) == Verdict(known=False, wait=1)
+    store.is_agreed = True
+    assert ask(known).known
 
 
 @pytest.mark.parametrize(

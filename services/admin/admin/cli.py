@@ -42,7 +42,8 @@ def show_status() -> None:
     services, version = status.read_services(described), gateway.ask_version(chosen)
     models, trouble = status.read_models(described)
     status.print_table(services, version, chosen.url, models, trouble)
-    is_well = all(service.is_well for service in services) and all(model.is_well for model in models)
+    # (no service at all: Docker could not be asked)
+    is_well = bool(services) and all(each.is_well for each in (*services, *models))
     if backups := status.read_backups(described, datetime.now(UTC)):
         status.print_backups(backups)
         is_well = is_well and backups.is_well

@@ -220,10 +220,10 @@ def report_nothing(_done: int, _all: int, _size: int) -> None:
     """Report nothing."""
 
 
-def measure(client: BaseClient, bucket: str, key: str) -> tuple[int, str]:
-    """Return size and SHA-256 of an object, every byte read. Raises FaultError."""
+def measure(client: BaseClient, bucket: str, key: str, size: int) -> tuple[int, str]:
+    """Return size and SHA-256 of an object, every byte read; `size` is what it should have. Raises FaultError."""
     try:
-        with Reader(client, Bucket=bucket, Key=key) as reader:
+        with Reader(client, size, Bucket=bucket, Key=key) as reader:
             counted = Counted(reader.iter_chunks(CHUNK))
             for _ in counted:
                 pass

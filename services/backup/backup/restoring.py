@@ -63,8 +63,10 @@ def put_objects(repository: Repository, bucket: Bucket, items: list[Item]) -> Pu
     }
 
     def put(item: Item) -> bool:
-        if there.get(item.key) == item.size and capture.measure(bucket.client, bucket.name, item.key)[1] == item.sha256:
-            return False
+        if there.get(item.key) == item.size:
+            _, sha256 = capture.measure(bucket.client, bucket.name, item.key, item.size)
+            if sha256 == item.sha256:
+                return False
         write(repository, bucket, item)
         return True
 
@@ -118,7 +120,7 @@ def compare_objects(bucket: Bucket, items: list[Item]) -> list[Line]:
     def look(item: Item) -> tuple[int, bool]:
         if item.key not in keys:
             return 0, False
-        size, sha256 = capture.measure(bucket.client, bucket.name, item.key)
+        size, sha256 = capture.measure(bucket.client, bucket.name, item.key, item.size)
         return size, sha256 == item.sha256
 
     with ThreadPoolExecutor(capture.WORKERS) as pool:

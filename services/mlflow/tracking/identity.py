@@ -157,15 +157,18 @@ def make_decoy() -> str:
     return generate_password_hash(secrets.token_hex())
 
 
-def check_password(credentials: Credentials, password_hash: str) -> bool:
+def check_password(credentials: Credentials, password_hash: str) -> bool | None:
     """Return whether this is the password of the hash, by the same steps whoever's it is.
 
-    A right one is shown to MLflow too, which hashes it again and then remembers it.
+    A right one is shown to MLflow too, which hashes it again and then remembers it. None: MLflow has another opinion. It
+    says the same where the account is gone by now and where it lost its database in between, and so nothing is known.
     """
     from mlflow.server.auth import _authenticate_cached
     from werkzeug.security import check_password_hash
 
-    return check_password_hash(password_hash, credentials[1]) and _authenticate_cached(*credentials) is not None
+    if not check_password_hash(password_hash, credentials[1]):
+        return False
+    return True if _authenticate_cached(*credentials) is not None else None
 
 
 def forget_in_mlflow(name: str) -> None:
@@ -213,7 +216,7 @@ class Identity:
             question = self.asked[name, digest] = asyncio.ensure_future(self.ask(credentials, digest))
             question.add_done_callback(lambda _: self.asked.pop((name, digest)))
         checked = await asyncio.shield(question)
-        if checked is None:  # the password was changed while scrypt ran
+        if checked is None:
             return Verdict(known=False, wait=1)
         if not checked.is_right:
             now = time.monotonic()
@@ -223,14 +226,17 @@ class Identity:
         return Verdict(known=checked.is_right and may_log_in(await self.read(name)))
 
     async def ask(self, credentials: Credentials, digest: bytes) -> Checked | None:
-        """Ask scrypt, and remember the answer; None if the stored hash is another by then. Raises as `check`."""
+        """Ask scrypt, and remember the answer. Raises as `check`.
+
+        None if there is nothing to remember: the stored hash is another by then, or MLflow has another opinion.
+        """
         name, _ = credentials
         before = await self.read(name, fresh=True)
         # (an unknown user costs as much as a wrong password)
         password_hash = find_hash(before) or self.decoy
         is_right = await self.run(self.hasher, lambda: check_password(credentials, password_hash))
         after = await self.read(name, fresh=True)
-        if find_hash(after) != find_hash(before):
+        if is_right is None or find_hash(after) != find_hash(before):
             return None
         checked = self.checked[name, digest] = Checked(is_right, find_hash(after))
         return checked
