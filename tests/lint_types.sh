@@ -10,5 +10,5 @@ for roots in services/mlflow:services/admin services/mlflow:services/admin:servi
     services/serving:services/follower trainer trainer:services/admin:services/serving:services/lifecycle; do
     MYPYPATH=$roots mypy --cache-dir="$cache" "${roots##*:}"
 done
-MYPYPATH=services/admin:services/artifacts:services/backup:services/follower:services/importer:services/lifecycle:services/mlflow:services/serving:services/secrets:services/bucket:trainer:tests mypy --cache-dir="$cache" tests
+MYPYPATH=services/admin:services/artifacts:services/backup:services/follower:services/importer:services/lifecycle:services/mlflow:services/serving:services/secrets:services/bucket:services/migrate:trainer:tests mypy --cache-dir="$cache" tests
 MYPYPATH=tests mypy --cache-dir="$cache" bench

@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import indexes
+import revisions
 import sqlalchemy
 import tenacity
 import triggers
 import typer
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from serving import batches
@@ -58,6 +56,15 @@ def wait_for_database(engine: sqlalchemy.Engine) -> None:
     engine.connect().close()
 
 
+def read_revision(engine: sqlalchemy.Engine, table: str) -> str | None:
+    """Return the revision that a database is at, None if it has none."""
+    with engine.connect() as connection:
+        if connection.execute(sqlalchemy.text("SELECT to_regclass(:table)"), {"table": table}).scalar() is None:
+            return None
+        found = connection.execute(sqlalchemy.text(f"SELECT version_num FROM {table}")).scalar()  # noqa: S608 # nosec B608
+    return None if found is None else str(found)
+
+
 def find_pending(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> list[str]:
     """Return what is to be done, by what alembic's tables say: to import MLflow takes seconds. Raises SettingsError."""
     package = importlib.util.find_spec("mlflow")  # finds, doesn't import
@@ -69,20 +76,16 @@ def find_pending(tracking: sqlalchemy.Engine, auth: sqlalchemy.Engine) -> list[s
         (tracking, folder / "store/db_migrations", "alembic_version"),
         (auth, folder / "server/auth/db/migrations", "alembic_version_auth"),
     ):
-        config = Config()
-        config.set_main_option("script_location", str(migrations))
-        script = ScriptDirectory.from_config(config)
-        with engine.connect() as connection:
-            context = MigrationContext.configure(connection, opts={"version_table": table})
-            found, wanted = context.get_current_revision(), script.get_current_head()
-        if found != wanted:
+        there, found = revisions.read(migrations), read_revision(engine, table)
+        wanted = there.newest
+        if wanted is None or found != wanted:
             name = engine.url.database
-            if found not in {None, *(each.revision for each in script.walk_revisions())}:
+            if found is not None and found not in there.known:
                 raise settings.SettingsError(
                     f"the database {name} is at revision {found}, which this version does not know: it was last used "
                     "by a newer one, and there is no way down but ./stack restore"
                 )
-            pending.append(f"database {name}: schema {found or 'not noted'} to {wanted}")
+            pending.append(f"database {name}: schema {found or 'not noted'} to {wanted or 'the newest'}")
     if pending:
         return pending  # (the tables that are asked below may not be there)
     if not indexes.has_all(tracking):

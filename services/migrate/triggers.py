@@ -89,7 +89,11 @@ REVOKE ALL ON FUNCTION stack.bring_back_grants(text, timestamptz), stack.forget(
 GRANT USAGE ON SCHEMA stack TO undo;
 GRANT EXECUTE ON FUNCTION stack.bring_back_grants(text, timestamptz), stack.forget(timestamptz) TO undo;
 """
-DIGEST = "SELECT obj_description(to_regclass('stack.trash'), 'pg_class')"
+# What the comment says, and how many there are: they go with a table that is dropped, by whomever.
+STATE = """
+SELECT obj_description(to_regclass('stack.trash'), 'pg_class'),
+    (SELECT count(*) FROM pg_trigger WHERE tgfoid = to_regproc('stack.keep'))
+"""
 
 
 def prepare(triggers: Triggers) -> str:
@@ -118,8 +122,9 @@ def digest(triggers: Triggers, *, wanted: bool) -> str:
 
 def are_current(engine: sqlalchemy.Engine, triggers: Triggers, *, wanted: bool) -> bool:
     """Return whether they are there, or are not, as wanted."""
+    count = sum(len(events) for events in triggers.values()) if wanted else 0
     with engine.connect() as connection:
-        return bool(connection.execute(sqlalchemy.text(DIGEST)).scalar() == digest(triggers, wanted=wanted))
+        return tuple(connection.execute(sqlalchemy.text(STATE)).one()) == (digest(triggers, wanted=wanted), count)
 
 
 def drop(connection: sqlalchemy.Connection, triggers: Triggers) -> None:

@@ -52,29 +52,37 @@ def name_copy(version: Version) -> str:
 
 def find_known(repository: Repository) -> Known:
     """Return what the newest set, and what came after it, has of copies that are still there."""
-    objects = find_history(repository)
+    objects, _ = find_history(repository)
     sizes = repository.shelf.list(OBJECTS)
     return {item.name: item for item in objects if item.name and sizes.get(item.name) == item.size}
 
 
-def find_history(repository: Repository) -> list[Item]:
-    """Return all that the store had at the newest set's moment, and what was seen in it after that."""
-    sets = repository.read_sets()
-    return sets[-1].objects + repository.read_passes(sets[-1].name) if sets else []
+def find_history(repository: Repository) -> tuple[list[Item], list[str]]:
+    """Return all that the store had at the newest set's moment, and what was seen in it after that.
+
+    And the names of the passes that are damaged: what they knew is new once more.
+    """
+    if not (sets := repository.read_sets()):
+        return [], []
+    passed, damaged = repository.sort_passes(sets[-1].name)
+    return sets[-1].objects + passed, damaged
 
 
-def copy_new(source: Source, since: datetime, name: str, *, is_moment: bool = False) -> int:
-    """Copy what came since the newest set, so that a moment between sets has its artifacts; return how much it was.
+def copy_new(source: Source, since: datetime, name: str, *, is_moment: bool = False) -> list[str]:
+    """Copy what came since the newest set, so that a moment between sets has its artifacts.
 
     That it was looked is written down where something came, and where WAL was handed over up to the moment of the name.
+    Returns the names of former looks that are damaged.
     """
-    seen = {(item.key, item.version, item.time) for item in find_history(source.repository)}
+    history, damaged = find_history(source.repository)
+    seen = {(item.key, item.version, item.time) for item in history}
     items, _ = capture(source, find_known(source.repository), since, report_nothing, may_vanish=True)
     new = [item for item in items if (item.key, item.version, item.time) not in seen]
     if new or is_moment:
         source.repository.write_out()
         source.repository.shelf.write(f"{PASSES}/{name}", [encode(new)])
-    return len(new)
+        source.repository.write_out()
+    return damaged
 
 
 def capture(

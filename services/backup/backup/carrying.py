@@ -214,7 +214,7 @@ def read_id(folder: Path) -> str:
 
 
 def fetch(place: Place, folder: Path, at: str = "") -> None:
-    """Copy all that the bucket has, or had at a moment. Raises FaultError."""
-    run(place, "copy", place.remote, str(folder), "--checksum", *(["--s3-version-at", at] if at else []))
+    """Let the folder have what the bucket has, or had at a moment, and nothing else. Raises FaultError."""
+    run(place, "sync", place.remote, str(folder), "--checksum", *(["--s3-version-at", at] if at else []))
     if not (folder / IDENTITY).exists():
         raise FaultError(f"{place.shown} holds no backups: name the folder that ./stack backup --to had")

@@ -150,7 +150,7 @@ def decode_items(content: bytes) -> list[Item]:
     """Return what came between two sets. Raises FaultError for a file that is damaged."""
     seal, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != seal:
-        raise FaultError("what was copied between two sets is damaged: choose a set, without --at")
+        raise FaultError("what was copied between two sets is damaged")
     items: list[Item] = msgspec.json.decode(gzip.decompress(body), type=list[Item])
     return items
 

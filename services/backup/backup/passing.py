@@ -93,10 +93,12 @@ def copy_objects(chosen: Settings, found: Repository, moment: float | None, pass
     since = datetime.fromtimestamp(making.find_beginning(found, now), UTC)
     source = capture.Source(found, capture.open_bucket(chosen.store))
     # (named by the moment of the WAL that is there: an object that comes later than its row does no harm)
-    capture.copy_new(source, since, making.name_set(moment or now, names), is_moment=moment is not None)
+    damaged = capture.copy_new(source, since, making.name_set(moment or now, names), is_moment=moment is not None)
     passed.clock = find_clock_fault(names[-1], now, capture.measure_skew(source.bucket))
     LISTED.write_text(str(time.monotonic() + SHARE * (time.monotonic() - start - LITTLE_SECONDS)))
     passed.archive = passed.archive or planning.find_trouble(found, now) or ""
+    if damaged:
+        passed.copies = f"what was copied at {damaged[0]} is damaged: {repository.REMEDY}"
 
 
 def find_clock_fault(last: str, now: float, skew: float) -> str:

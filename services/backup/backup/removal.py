@@ -6,7 +6,7 @@ from pathlib import Path
 
 from admin.faults import FaultError
 from backup import pgbackrest
-from backup.manifest import Manifest
+from backup.manifest import Item, Manifest
 from backup.repository import BEGUN, OBJECTS, PASSES, SETS, Repository
 
 
@@ -28,26 +28,25 @@ def remove(repository: Repository, names: list[str]) -> int:
     if damaged := [name for name in damaged if name not in names]:
         raise FaultError(f"{', '.join(damaged)} can't be read, so it is not known what they need: remove them too")
     rest = [each for each in whole if each.name not in names]
+    passed = repository.read_passes(rest[0].name) if rest else []
     for name in names:
         # The manifest first: a set that is half gone is none.
         repository.shelf.remove(f"{SETS}/{name}")
         repository.shelf.remove(f"{BEGUN}/{name}")
         if name in untrue:
             repository.note(name, "")
-    freed = remove_copies(repository, rest)
+    freed = remove_copies(repository, rest, passed)
     if rest:
         remove_files(rest)
     return freed
 
 
-def remove_copies(repository: Repository, rest: list[Manifest]) -> int:
+def remove_copies(repository: Repository, rest: list[Manifest], passed: list[Item]) -> int:
     """Remove the copies of objects that no set needs, and no moment between sets; return how many bytes they had."""
-    items = [item for manifest in rest for item in manifest.copies]
+    items = [*(item for manifest in rest for item in manifest.copies), *passed]
     if rest:
-        oldest = rest[0].name
-        items += repository.read_passes(oldest)
         for path in repository.shelf.list(PASSES):
-            if Path(path).name <= oldest:
+            if Path(path).name <= rest[0].name:
                 repository.shelf.remove(path)
     needed = {item.name for item in items}
     freed = 0

@@ -27,6 +27,7 @@ CHECK = "check"  # what only the right passphrase reads
 SETS, BEGUN, PASSES, OBJECTS = "sets", "begun", "passes", "objects"
 DAMAGED = "damaged"  # a file for each set that was found to be so, with the reason
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+REMEDY = "choose a set, without --at; ./stack backup begins anew"
 
 
 class BusyError(FaultError):
@@ -122,13 +123,33 @@ class Repository:
         there = self.find_sets() if damaged else []  # (one may have been removed meanwhile)
         return found, [name for name in damaged if name in there]
 
-    def read_passes(self, after: str = "") -> list[manifest.Item]:
-        """Return what the store had between sets, of passes with later names. Raises FaultError."""
+    def sort_passes(self, after: str = "") -> tuple[list[manifest.Item], list[str]]:
+        """Return what the store had between sets, of later passes, and the names of those that are damaged."""
         # (of most there is nothing but the moment in the name: they need not be read)
         empty = len(manifest.encode([]))
-        passes = self.shelf.list(PASSES).items()
-        names = sorted(name for path, size in passes if (name := Path(path).name) > after and size != empty)
-        return [item for name in names for item in manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))]
+        sizes = {Path(path).name: size for path, size in self.shelf.list(PASSES).items()}
+        items: list[manifest.Item] = []
+        damaged: list[str] = []
+        for name in sorted(name for name, size in sizes.items() if NAME.fullmatch(name) and name > after):
+            if sizes[name] == empty:
+                continue
+            try:
+                items += manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))
+            except (FaultError, ShelfError, FileNotFoundError):  # (the last of an encrypted one that is cut to nothing)
+                damaged.append(name)
+        there = self.find_passes() if damaged else []  # (one may have been removed meanwhile)
+        return items, [name for name in damaged if name in there]
+
+    def read_passes(self, after: str = "") -> list[manifest.Item]:
+        """Return what the store had between sets. Raises FaultError if that can't be told.
+
+        A set lists all that the store has, so that a damaged pass before the newest one is not missed.
+        """
+        newest = max(self.find_sets(), default="")
+        items, damaged = self.sort_passes(after)
+        if late := [name for name in damaged if name > newest]:
+            raise FaultError(f"what was copied at {late[0]} is damaged, and no set was made since: {REMEDY}")
+        return items
 
     def find_passes(self) -> list[str]:
         """Return the names of the moments between sets, the oldest first."""

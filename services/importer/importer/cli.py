@@ -46,11 +46,11 @@ def describe_mark(order: Order) -> str:
 
 @app.command()
 def check() -> None:
-    """See whether the stack is empty, and the source fit; print a word if it has been taken over already."""
+    """See whether the stack is empty, and the source fit; print what is noted if it has been taken over already."""
     order = settings.read_order(sys.stdin.buffer.read())
     uri, _ = settings.load()
     if staging.read_mark(uri).startswith(describe_mark(order)):
-        print(TAKEN)
+        print(staging.read_mark(uri))
         return
     if holds := staging.describe_state(uri):
         raise FaultError(

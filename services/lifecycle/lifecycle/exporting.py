@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -15,6 +16,8 @@ from wine.errors import TrainerError
 
 HISTORY = 25_000  # values of a metric for each question
 EXPERIMENT, MODEL = "experiment", "model"
+COPY = re.compile(r"models:/([^/]+)/([0-9]+)")  # the source of a version that was copied from another
+NO_SOURCES = ("dummy-source", "prompt-template")  # what prompts have
 
 Tell = Callable[[str], None]
 
@@ -117,25 +120,42 @@ def find_traces(server: Server, experiment: str) -> Iterator[Any]:
 
 def export_model(server: Server, writer: Writer, model: dict[str, Any]) -> int:
     """Write a registered model with the runs and logged models that its versions come from; return how many runs."""
-    versions = find_versions(server, model["name"])
+    versions = [follow_copies(server, version) for version in find_versions(server, model["name"])]
     logged: dict[str, dict[str, Any]] = {}
     for identifier in filter(None, map(find_model, versions)):
         if found := server.find(f"logged-models/{identifier}"):
             logged[identifier] = found["model"]
     named = [*(each.get("run_id") for each in versions), *(m["info"].get("source_run_id") for m in logged.values())]
+    # (not those that were removed for good)
+    asked = {each: server.find("runs/get", run_id=each) for each in filter(None, dict.fromkeys(named))}
+    runs = {identifier: answer["run"] for identifier, answer in asked.items() if answer}
+    for version in versions:
+        source = version.get("source", "")
+        if not (find_model(version) in logged or source in NO_SOURCES or runs.keys() & set(source.split("/"))):
+            raise TrainerError(
+                f"version {version['version']} comes from {source!r}, which can't be carried: it is no artifact of a "
+                "run or logged model that this MLflow has: delete that version, or log the model again"
+            )
     writer.add_document("model.json", {**model, "versions": versions})
-    count = 0
-    for identifier in filter(None, dict.fromkeys(named)):
-        answer = server.find("runs/get", run_id=identifier)
-        if answer is None:
-            continue  # it was removed for good
-        count += 1
-        export_run(server, writer, answer["run"])
+    for identifier, run in runs.items():
+        export_run(server, writer, run)
         for each in [each for each in logged.values() if each["info"].get("source_run_id") == identifier]:
             export_logged_model(server, writer, logged.pop(each["info"]["model_id"]))
     for each in logged.values():
         export_logged_model(server, writer, each)
-    return count
+    return len(runs)
+
+
+def follow_copies(server: Server, version: dict[str, Any]) -> dict[str, Any]:
+    """Return a version with the source of that which it was copied from (`copy_model_version` names no more)."""
+    origin, seen = version, set()
+    while (copied := COPY.fullmatch(origin.get("source", ""))) and copied[0] not in seen:
+        seen.add(copied[0])
+        found = server.find("model-versions/get", name=copied[1], version=copied[2])
+        if found is None:
+            break
+        origin = found["model_version"]
+    return {**version, **{key: origin[key] for key in ("source", "model_id", "run_id") if origin.get(key)}}
 
 
 def find_versions(server: Server, name: str) -> list[dict[str, Any]]:

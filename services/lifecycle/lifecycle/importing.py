@@ -16,7 +16,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 
 from lifecycle import archive
-from lifecycle.exporting import EXPERIMENT, find_model
+from lifecycle.exporting import EXPERIMENT, NO_SOURCES, find_model
 from lifecycle.server import Server
 from wine.errors import TrainerError
 
@@ -26,7 +26,7 @@ STATUS = "import.status"
 PARENT, HISTORY, SOURCE_RUN = "mlflow.parentRunId", "mlflow.log-model.history", "mlflow.sourceRun"
 RESERVED = "stack."  # what only this stack says of its own
 MANY, FEW = 1000, 100  # values, params and tags that a request may have
-KEPT_SOURCES = ("dummy-source", "prompt-template")
+UNFINISHED = " (unfinished "  # in the name of an experiment until it is whole
 
 Tell = Callable[[str], None]
 
@@ -231,7 +231,7 @@ class Import:
                 rest = parts[index + 1 :]
                 path = "/".join(rest[1:] if rest[:1] == ["artifacts"] else rest)
                 return {"source": f"runs:/{self.runs[part]}/{path}", "run_id": run or self.runs[part]}
-        if source in KEPT_SOURCES:
+        if source in NO_SOURCES:
             return {"source": source}
         raise TrainerError(
             f"version {version['version']} comes from {source!r}, which is not in the archive: export it again"
@@ -255,7 +255,6 @@ class Import:
             self.server.ask("POST", "model-versions/create", name=name, tags=kept, **source, **described)
             following += 1
         self.place(name, model, tell)
-        self.server.ask("POST", "registered-models/set-tag", name=name, key=STATE, value="done")
 
     def place(self, name: str, model: dict[str, Any], tell: Tell) -> None:
         """Give versions their stages and aliases, as far as this login may."""
@@ -299,7 +298,7 @@ def import_archive(server: Server, path: Path, new_name: str | None, tell: Tell)
     tell(f"{path.name} is whole: {kind} {head['name']!r} of MLflow {head['mlflow']}, made {head['made'][:19]}Z")
     work = Import(server)
     registered = False
-    temporary = f"{experiment} (unfinished {secrets.token_hex(4)})"
+    temporary = f"{experiment}{UNFINISHED}{secrets.token_hex(4)})"
     tags = [{"key": STATE, "value": f"unfinished {digest}"}, {"key": SOURCE, "value": head["name"]}]
     work.experiment = server.ask("POST", "experiments/create", name=temporary, tags=tags)["experiment_id"]
     try:
@@ -312,6 +311,8 @@ def import_archive(server: Server, path: Path, new_name: str | None, tell: Tell)
             work.register(name, digest, tell)
         server.ask("POST", "experiments/update", experiment_id=work.experiment, new_name=experiment)
         work.set_experiment_tag(STATE, "done")
+        if is_model:
+            server.ask("POST", "registered-models/set-tag", name=name, key=STATE, value="done")
     except BaseException:
         tell("note: taking back what was made so far")
         if registered:
@@ -335,7 +336,11 @@ def take_back(server: Server, method: str, path: str, **values: Any) -> None:
 def take_back_unfinished(server: Server, digest: str) -> None:
     """Remove what an import of this archive left behind when it was killed."""
     condition = f"tags.`{STATE}` = 'unfinished {digest}'"
+    found = server.list("POST", "experiments/search", "experiments", filter=condition, max_results=100)
+    # (one that has its name already is whole, and somebody may have gone on with it)
+    if not (left := [each["experiment_id"] for each in found if UNFINISHED in each["name"]]):
+        return
     for each in list(server.list("GET", "registered-models/search", "registered_models", filter=condition)):
         take_back(server, "DELETE", "registered-models/delete", name=each["name"])
-    for each in list(server.list("POST", "experiments/search", "experiments", filter=condition, max_results=100)):
-        take_back(server, "POST", "experiments/delete", experiment_id=each["experiment_id"])
+    for identifier in left:
+        take_back(server, "POST", "experiments/delete", experiment_id=identifier)
