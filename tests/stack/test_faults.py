@@ -58,7 +58,20 @@ def test_the_command_explains_itself(other: Deployment, arguments: tuple[str, ..
 
 @pytest.mark.parametrize(
     "arguments",
-    [("bogus",), ("up", "--bogus"), ("train", "--data"), ("screenshots", "--bogus"), ("screenshots", "--to")],
+    [
+        ("bogus",),
+        ("up", "--bogus"),
+        ("train", "--data"),
+        ("screenshots", "--bogus"),
+        ("screenshots", "--to"),
+        # (the value of a variable that is not set: nothing else is done instead)
+        ("restore", "--at", "", "--replace"),
+        ("restore", "--replace", "--into="),
+        ("restore", "", "--replace"),
+        ("backup", "--to", ""),
+        ("backup", "schedule", "02:30", "--keep"),
+        ("upgrade", "--to="),
+    ],
 )
 def test_a_wrong_command_is_a_usage_error(stack: Deployment, arguments: tuple[str, ...]) -> None:
     result = stack.run(*arguments)

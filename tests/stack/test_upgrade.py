@@ -147,7 +147,7 @@ class Releases:
 
 @dataclass
 class Writer:
-    """A client that logs a metric through the gateway all along, ten times a second, and doesn't try again."""
+    """A client that logs a metric through the gateway all along, four times a second, and doesn't try again."""
 
     releases: Releases
     answers: list[tuple[float, int, str]] = field(default_factory=list)  # when, status or 0, Retry-After
@@ -167,7 +167,7 @@ class Writer:
             self.answers.append((time.monotonic(), status, retry))
             if status == 200:
                 self.releases.acknowledged.append(step)
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     @property
     def longest_gap(self) -> float:
@@ -268,6 +268,27 @@ def test_what_can_not_be_upgraded_is_said_in_one_line(releases: Releases) -> Non
         holder.stdin.close()
 
 
+def forget_setting(root: Path) -> None:
+    path = root / ".env.example"
+    path.write_text(re.sub(r"(?m)^#?STACK_TRASH_DAYS=.*\n", "", path.read_text()))
+
+
+def test_a_release_that_does_not_take_the_settings_leaves_the_folder_as_it_was(releases: Releases) -> None:
+    with (releases.root / ".env").open("a") as file:
+        file.write("STACK_TRASH_DAYS=30\n")
+    settings = (releases.root / ".env").read_text()
+    releases.make("v0.99.0", "0.99.0", forget_setting)
+    git(releases.root, "checkout", "--quiet", "v0.99.1")
+    result = releases.upgrade("--from", "previous", "--to", "v0.99.0")
+    assert result.returncode == 1
+    assert "STACK_TRASH_DAYS is not a setting" in result.stderr
+    assert "The files in this folder are again those that run." in result.stderr
+    assert git(releases.root, "rev-parse", "HEAD") == git(releases.root, "rev-parse", "previous")
+    assert (releases.root / ".env").read_text() == settings
+    assert not (releases.root / ".upgrade" / releases.stack.name / "journal").exists()
+    git(releases.root, "checkout", "--quiet", "v0.99.1")
+
+
 def has_upgrade(releases: Releases) -> bool:
     return "\nupgrade() {" in git(releases.root, "show", "previous:stack")
 
@@ -296,6 +317,12 @@ def test_an_up_to_date_stack_has_nothing_to_do(releases: Releases) -> None:
     result = releases.upgrade()
     assert result.returncode == 0, result.stderr
     assert "nothing that runs had to change" in result.stderr
+    # What something else than ./stack started is not taken for what is noted.
+    noted = releases.root / ".upgrade" / releases.stack.name / "running"
+    former = noted.read_text()
+    noted.write_text(re.sub("(?m)^image=sha256:.*$", "image=sha256:another", former))
+    assert "what runs was not started by the ./stack that noted it: say --from TAG" in releases.upgrade().stderr
+    noted.write_text(former)
     assert {service: releases.stack.container(service)["Id"] for service in SERVERS} == before
 
 
@@ -309,12 +336,15 @@ def add_failing_index(root: Path) -> None:
 def test_a_migration_that_fails_leads_back_to_the_old_data_and_images(releases: Releases) -> None:
     releases.stack.ask(f"{API}/runs/create", releases.login, "POST", json={"experiment_id": "0", "run_name": "7 signs"})
     releases.make("v0.99.2", "0.99.2", add_failing_index)
-    git(releases.root, "checkout", "--quiet", "v0.99.1")
+    # Its files were unpacked over the former ones, in a folder that is no git checkout, and somebody's own are there.
+    repository = (releases.root / ".git").rename(releases.root.parent / "repository")
+    (releases.root / "docs/mine.md").write_text("mine")
     images = {service: releases.stack.container(service)["Image"] for service in SERVERS}
     before = count_rows(releases)
     with Writer(releases) as writer:
-        result = releases.upgrade("--to", "v0.99.2")
+        result = releases.upgrade()
     assert result.returncode == 1
+    repository.rename(releases.root / ".git")
     assert "why: the databases were not migrated" in result.stderr
     assert "division by zero" in result.stderr
     print(f"back: without service {writer.longest_gap:.1f} s")
@@ -327,7 +357,10 @@ def test_a_migration_that_fails_leads_back_to_the_old_data_and_images(releases: 
     may = "has_database_privilege('{}', 'mlflow', 'CONNECT')"
     privileges = f"SELECT {may.format('backup')}, {may.format('auth')}"
     assert releases.ask_postgres("postgres", privileges) == "t|f"
-    assert git(releases.root, "rev-parse", "HEAD") == git(releases.root, "rev-parse", "v0.99.1")
+    assert git(releases.root, "diff", "v0.99.1", "--stat") == ""
+    aside = releases.root / ".upgrade" / releases.stack.name / "aside"
+    assert (aside / "docs/mine.md").read_text() == "mine"
+    git(releases.root, "reset", "--quiet", "--hard", "v0.99.1")
     releases.stack.check("backup")
 
 

@@ -43,7 +43,7 @@ def show_status() -> None:
     models, trouble = status.read_models(described)
     status.print_table(services, version, chosen.url, models, trouble)
     # (no service at all: Docker could not be asked)
-    is_well = bool(services) and all(each.is_well for each in (*services, *models))
+    is_well = bool(services) and all(service.is_well for service in services) and all(model.is_well for model in models)
     if backups := status.read_backups(described, datetime.now(UTC)):
         status.print_backups(backups)
         is_well = is_well and backups.is_well

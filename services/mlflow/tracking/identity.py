@@ -160,8 +160,8 @@ def make_decoy() -> str:
 def check_password(credentials: Credentials, password_hash: str) -> bool | None:
     """Return whether this is the password of the hash, by the same steps whoever's it is.
 
-    A right one is shown to MLflow too, which hashes it again and then remembers it. None: MLflow has another opinion. It
-    says the same where the account is gone by now and where it lost its database in between, and so nothing is known.
+    A right one is shown to MLflow too, which hashes it again and then remembers it. None: MLflow has another opinion.
+    It says the same where the account is gone by now and where it lost its database in between: nothing is known.
     """
     from mlflow.server.auth import _authenticate_cached
     from werkzeug.security import check_password_hash
