@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.server.auth.client import AuthServiceClient
 
 from stack.accounts import PASSWORD, assign
-from stack.deployment import Deployment
+from stack.deployment import Deployment, read_exports
 from stack.external import External, make_external
 from stack.intruders import Intruders, make_intruders
 from stack.tool import Tool
@@ -55,6 +55,7 @@ def stack() -> Iterator[Deployment]:
     """The stack that most tests use, made as a user makes it."""
     deployment = prepare_deployment("main", STACK_SERVE=f"{WINE}@1,{SERVED}")
     deployment.check("up", timeout=900)
+    deployment.known_login = read_exports(deployment.check("env"))
     yield deployment
     deployment.destroy()
 

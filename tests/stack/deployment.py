@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ import requests
 from stack.tool import Tool
 
 CHECKOUT = Path(__file__).parents[2]
+QUIET = "docker-compose.yml:tests/stack/compose.quiet.yml"  # a COMPOSE_FILE
 WAIT_SECONDS = 60.0
 OK = 200
 RETRY_SECONDS = "15"  # what a client is told while something is away (nginx.conf)
@@ -97,9 +99,20 @@ class Deployment:
 
     def compose(self, *arguments: str, timeout: float = 120) -> str:
         """Run plain `docker compose` in the checkout, as a user would after ./stack. Returns stdout."""
-        result = self.execute("docker", "compose", *arguments, timeout=timeout)
+        result = self.execute(*self._shorten(arguments), timeout=timeout)
         assert result.returncode == 0, f"docker compose {shlex.join(arguments)}\n{result.stdout}\n{result.stderr}"
         return result.stdout
+
+    def _shorten(self, arguments: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the whole command, without compose where that would only find the container's name."""
+        match arguments:
+            case ("exec", "-T", "--user", user, service, *words):
+                return "docker", "exec", "--user", user, f"{self.name}-{service}-1", *words
+            case ("exec", "-T", service, *words) if not service.startswith("-"):
+                return "docker", "exec", f"{self.name}-{service}-1", *words
+            case ("top", service):
+                return "docker", "top", f"{self.name}-{service}-1"
+        return "docker", "compose", *arguments
 
     def tool(self, service: str) -> Tool:
         """Return the container of a service of profile `tools`, which is started once."""
@@ -113,10 +126,18 @@ class Deployment:
             tool.close()
 
     def login(self) -> dict[str, str]:
-        """Return the variables that `./stack env` prints; it is asked once."""
+        """Return the variables that `./stack env` prints; they are read once."""
         if not self.known_login:
-            self.known_login = read_exports(self.check("env"))
+            self.known_login = read_exports(self.check("env")) if self.authority else self._read_login()
         return self.known_login
+
+    def _read_login(self) -> dict[str, str]:
+        """Return them from where `./stack env` has them, whose container takes seconds."""
+        shown = ["docker", "run", "--rm", "--network", "none", "--volume", f"{self.name}_secrets-admin:/login:ro"]
+        shown += ["--entrypoint", "cat", self.image("secrets"), "/login/credentials"]
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read_string(subprocess.run(shown, check=True, capture_output=True, text=True).stdout)
+        return {"MLFLOW_TRACKING_URI": self.url, **{name.upper(): value for name, value in parser["mlflow"].items()}}
 
     def container(self, service: str) -> dict[str, Any]:
         """Return `docker inspect` of a service's container."""
@@ -131,8 +152,10 @@ class Deployment:
         name: str = self.container(service)["Config"]["Image"]
         return name
 
-    def logs(self, service: str) -> str:
-        return self.compose("logs", "--no-color", "--no-log-prefix", service)
+    def logs(self, service: str, newest: str = "all") -> str:
+        """Return the lines of a service, or so many."""
+        command = ["docker", "logs", "--tail", newest, f"{self.name}-{service}-1"]
+        return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
     def is_served(self, login: tuple[str, str]) -> bool:
         """Return whether a logged-in question that needs the database is answered."""
@@ -153,8 +176,13 @@ class Deployment:
         listed = subprocess.run(["docker", "ps", "-aq", "--filter", label], check=True, capture_output=True, text=True)
         if found := listed.stdout.split():
             subprocess.run(["docker", "rm", "--force", "--volumes", *found], check=True, capture_output=True)
-        if (self.root / ".env").exists():
-            self.run("destroy", "--yes")
+        # (images go at the end of all: ./stack)
+        for kind in ("volume", "network"):
+            listed = subprocess.run(
+                ["docker", kind, "ls", "--quiet", "--filter", label], check=True, capture_output=True, text=True
+            )
+            if found := listed.stdout.split():
+                subprocess.run(["docker", kind, "rm", *found], check=False, capture_output=True)
 
 
 def read_exports(text: str) -> dict[str, str]:
@@ -172,8 +200,8 @@ def preset_choices() -> dict[str, str]:
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = WAIT_SECONDS) -> float:
     """Return after how many seconds `condition` became true; fail the test when it doesn't."""
     start = time.monotonic()
-    while time.monotonic() - start < seconds:
+    while (asked := time.monotonic()) - start < seconds:
         if condition():
             return time.monotonic() - start
-        time.sleep(0.2)
+        time.sleep(max(0.2, min(2.0, 2 * (time.monotonic() - asked))))  # (what is slow to ask is asked less often)
     raise AssertionError(f"{what}: not within {seconds:.0f} s")

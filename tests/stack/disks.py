@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from stack.deployment import Deployment, wait_until
+from stack.deployment import QUIET, Deployment, wait_until
 
 IMAGE = os.environ.get("STACK_TEST_IMAGE", "mlflow-stack/tests:0.1.0")
 USERS = {"postgres": 10001, "objectstore": 10002}  # Dockerfile
@@ -73,4 +73,4 @@ def give(deployment: Deployment, *disks: Disk, more: str = "") -> None:
         lines += [f"  {VOLUMES[disk.service]}:", "    driver: local", f"    driver_opts: {options}"]
     (deployment.root / "disk.yml").write_text("\n".join([*lines, more, ""]))
     with (deployment.root / ".env").open("a") as file:
-        file.write("COMPOSE_FILE=docker-compose.yml:disk.yml\n")
+        file.write(f"COMPOSE_FILE={QUIET}:disk.yml\n")

@@ -28,6 +28,7 @@ CLOSED = "closed"
 PASSWORD = "a-password-for-tests-only-1"
 WORKSPACE = "default"  # the only one
 DESTRUCTIVE = re.compile(r"delete|rename|restore|remove|experiments/update|^DELETE")
+KEEPS = re.compile(r"tags?(/<\w+>)?$|/records$|scorers/delete$")  # what they remove is not there
 AT_ONCE = 8
 Login = tuple[str, str]
 Answers = dict[str, requests.Response]
@@ -246,7 +247,7 @@ def ask_all(
         return answers
 
     def is_destructive(route: tuple[str, str]) -> bool:
-        return route[0] != "GET" and bool(DESTRUCTIVE.search(" ".join(route)))
+        return route[0] != "GET" and bool(DESTRUCTIVE.search(" ".join(route))) and not KEEPS.search(route[1])
 
     # What only reads comes first.
     ordered = sorted(set(routes), key=lambda route: (route[0] != "GET", route))

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
 import mlflow
@@ -85,7 +86,8 @@ class Served:
 
     def read_state(self) -> dict[str, Any]:
         """Return what serving says of the model."""
-        state = json.loads(self.stack.compose("exec", "-T", "serving", "cat", "/run/serving/state.json"))
+        pid = self.stack.container("serving")["State"]["Pid"]
+        state = json.loads(Path(f"/proc/{pid}/root/run/serving/state.json").read_text())
         found: dict[str, Any] = next(model for model in state["models"] if model["name"] == self.name)
         return found
 
@@ -139,4 +141,4 @@ class Load:
                     self.first.setdefault(version, time.monotonic())
                 except requests.RequestException as error:
                     self.answers[repr(error), "", ""] += 1
-                time.sleep(0.01)  # the machine has others to serve
+                time.sleep(0.03)  # the machine has others to serve

@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 import requests
 
-from stack.deployment import Deployment, wait_until
+from stack.deployment import QUIET, Deployment, wait_until
 from stack.matrix import ROLES, World, ask_all, find_needs, is_refused, make_logins, read_reviewed, read_routes
 
 
 @pytest.fixture(scope="module")
 def own(make_deployment: Callable[..., Deployment]) -> Deployment:
     """A stack of its own: the wrong logins here would have the others' first ones wait."""
-    deployment = make_deployment("routes")
+    deployment = make_deployment("routes", COMPOSE_FILE=QUIET)
     deployment.check("up", "--no-train", timeout=600)
     return deployment
 

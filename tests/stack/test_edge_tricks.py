@@ -115,7 +115,7 @@ def find_upstreams(stack: Deployment, identifiers: Iterable[str]) -> dict[str, s
     wanted, found = set(identifiers), dict[str, str]()
 
     def are_logged() -> bool:
-        lines = [line[line.index("{") :] for line in stack.logs("nginx").splitlines() if '"request_id"' in line]
+        lines = [line[line.index("{") :] for line in stack.logs("nginx", "2000").splitlines() if '"request_id"' in line]
         entries = map(json.loads, lines)
         found.update({entry["request_id"]: entry["upstream"] for entry in entries if entry["request_id"] in wanted})
         return wanted <= set(found)

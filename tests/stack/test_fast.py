@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mlflow.server.auth.client import AuthServiceClient
 
 from stack.accounts import PASSWORD, assign
-from stack.deployment import Deployment, wait_until
+from stack.deployment import QUIET, Deployment, wait_until
 
 Login = tuple[str, str]
 API = "/api/2.0/mlflow/"
@@ -54,6 +54,7 @@ class Side:
         """Send a call of a lane."""
         if not hasattr(self.session, "session"):
             self.session.session = requests.Session()
+            self.session.session.trust_env = False  # (else it looks for proxies and logins at each request)
         session: requests.Session = self.session.session
         body = None if call.body is None else lane.fill(call.body).encode("utf-8", "surrogatepass")
         return session.request(
@@ -445,7 +446,7 @@ def make_users(deployment: Deployment, admin: Login) -> dict[str, Login]:
 
 @pytest.fixture(scope="module")
 def twins(make_deployment: Callable[..., Deployment], soak: bool) -> Twins:
-    deployment = make_deployment("twins", COMPOSE_FILE="docker-compose.yml:tests/stack/compose.twin.yml")
+    deployment = make_deployment("twins", COMPOSE_FILE=f"{QUIET}:tests/stack/compose.twin.yml")
     deployment.check("up", "--no-train", timeout=600)
     login = deployment.login()
     admin = login["MLFLOW_TRACKING_USERNAME"], login["MLFLOW_TRACKING_PASSWORD"]
@@ -459,6 +460,8 @@ def twins(make_deployment: Callable[..., Deployment], soak: bool) -> Twins:
     make_model(deployment, admin, lanes[0])
     logins = make_users(deployment, admin)
     part(deployment)
+    # (the twin has none of these; no call is about files)
+    deployment.compose("stop", "objectstore", "serving", "follower", "backup")
     port = deployment.compose("port", "twin-nginx", "5000").strip().rpartition(":")[2]
     slow = f"http://127.0.0.1:{port}"
     wait_until(lambda: is_there(deployment.url, admin) and is_there(slow, admin), "both servers")

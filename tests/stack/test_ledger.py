@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -150,7 +151,9 @@ def kill(stack: Deployment, services: list[str]) -> None:
         os.kill(pid, signal.SIGKILL)
 
     def run_again() -> bool:
-        states = {service: stack.container(service)["State"] for service in services}
+        named = ["docker", "container", "inspect", *(f"{stack.name}-{service}-1" for service in services)]
+        found = json.loads(subprocess.run(named, check=True, capture_output=True, text=True).stdout)
+        states = {service: each["State"] for service, each in zip(services, found, strict=True)}
         return all(state["Running"] and state["Pid"] not in (0, former[name]) for name, state in states.items())
 
     wait_until(run_again, f"{', '.join(services)} run again", 120)

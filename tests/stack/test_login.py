@@ -177,7 +177,7 @@ def test_every_request_is_one_line_of_json_in_the_gateways_log(stack: Deployment
     entries: dict[str, Any] = {}
 
     def is_logged() -> bool:
-        lines = [line[line.index("{") :] for line in stack.logs("nginx").splitlines() if '"request_id"' in line]
+        lines = [line[line.index("{") :] for line in stack.logs("nginx", "2000").splitlines() if '"request_id"' in line]
         entries.update({entry["request_id"]: entry for entry in map(json.loads, lines)})
         return answer.headers["X-Request-Id"] in entries
 

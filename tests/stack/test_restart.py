@@ -138,7 +138,17 @@ def test_a_database_that_ends_under_a_workers_first_request_is_503(stack: Deploy
         assert stack.ask(PROBE, admin).status_code == 200
     with ThreadPoolExecutor(1) as pool:
         ended = pool.submit(
-            stack.compose, "exec", "-T", "postgres", "psql", "-qd", "mlflow", "-v", "ON_ERROR_STOP=1", "-c", END_THE_FIRST
+            stack.compose,
+            "exec",
+            "-T",
+            "postgres",
+            "psql",
+            "-qd",
+            "mlflow",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            END_THE_FIRST,
         )
         time.sleep(2)
         asked = stack.ask("/api/2.0/mlflow/experiments/search?max_results=1", admin)
@@ -163,7 +173,7 @@ def test_each_worker_has_its_share_of_the_requests(stack: Deployment, admin: Log
             for _ in range(100):
                 answer = session.get(stack.url + PROBE, auth=admin, timeout=10, headers={"User-Agent": agent})
                 answer.raise_for_status()
-        logged = [line for line in stack.logs("nginx").splitlines() if agent in line]
+        logged = [line for line in stack.logs("nginx", "2000").splitlines() if agent in line]
         shares = Counter(re.findall(r'"upstream":"(.*?)"', "\n".join(logged)))
         assert shares.total() == 100
         return len(shares) == len(find_workers(stack)) and min(shares.values()) > 0.7 * 100 / len(shares)
@@ -222,6 +232,7 @@ def test_reload_follows_a_change_without_dropping_a_request(
                 ask()
             except (requests.RequestException, MlflowException) as error:
                 failures.append(repr(error))
+            stop.wait(0.05)
 
     threads = [
         threading.Thread(target=repeat, args=(ask,)) for ask in (ask_on_new_connections, ask_on_a_kept_connection)

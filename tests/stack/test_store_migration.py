@@ -145,7 +145,7 @@ def test_a_second_run_copies_what_is_missing_and_nothing_that_users_do_is_lost(
 
     def work() -> None:
         number = 0
-        while not stop.wait(0.05) and number < 5000:
+        while not stop.wait(0.2) and number < 5000:
             number += 1
             name, content = f"meanwhile/{number % 50}", f"{number}".encode() * 50
             try:

@@ -26,7 +26,7 @@ import pytest
 import requests
 from cryptography import x509
 
-from stack.deployment import PROBE, Deployment, wait_until
+from stack.deployment import PROBE, QUIET, Deployment, wait_until
 
 Login = tuple[str, str]
 PUBLIC = "mlflow.example.org"
@@ -71,6 +71,7 @@ def tls(make_deployment: Callable[..., Deployment]) -> Deployment:
         STACK_TLS_CERT="tls/a.pem",
         STACK_TLS_KEY="./tls/a.key",
         STACK_PUBLIC_URL=f"https://{PUBLIC}",
+        COMPOSE_FILE=QUIET,
     )
 
 
@@ -307,6 +308,7 @@ def test_a_renewed_certificate_is_followed_without_a_failed_request(
             except requests.RequestException as error:
                 failures.append(repr(error))
             counts[worker] += 1
+            ended.wait(0.1)
 
     threads = [threading.Thread(target=load, args=(worker,)) for worker in range(2)]
     for thread in threads:
@@ -427,9 +429,17 @@ def upstream(files: Deployment) -> Deployment:
         STACK_TLS_KEY="/dev/null",
         STACK_TRUSTED_PROXIES=f"192.0.2.1,{proxy}",
     )
-    files.compose("up", "--detach", "--no-build", "--no-deps", "--wait", "nginx")
     files.scheme, files.authority = "http", None
+    files.compose("up", "--detach", "--no-build", "--no-deps", "nginx")
+    wait_until(partial(is_alive, files), "the gateway answers")
     return files
+
+
+def is_alive(deployment: Deployment) -> bool:
+    try:
+        return deployment.ask("/livez", None).status_code == 204
+    except requests.RequestException:
+        return False
 
 
 SIGNED = "/api/2.0/mlflow-artifacts/presigned/0/run/artifacts/x.txt"
@@ -441,7 +451,7 @@ def read_address(deployment: Deployment, request_id: str) -> str:
     found: list[str] = []
 
     def is_logged() -> bool:
-        lines = [line for line in deployment.logs("nginx").splitlines() if request_id in line]
+        lines = [line for line in deployment.logs("nginx", "2000").splitlines() if request_id in line]
         found.extend(json.loads(line[line.index("{") :])["address"] for line in lines)
         return bool(found)
 
