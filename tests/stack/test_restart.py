@@ -136,23 +136,15 @@ def test_a_database_that_ends_under_a_workers_first_request_is_503(stack: Deploy
     wait_until(lambda: stack.is_served(admin), "the gateway serves")
     for _ in range(20):  # (the fast path asks for the schema's version as well, and makes no store)
         assert stack.ask(PROBE, admin).status_code == 200
+    stack.compose("stop", "follower", "backup")  # (nobody else asks)
     with ThreadPoolExecutor(1) as pool:
-        ended = pool.submit(
-            stack.compose,
-            "exec",
-            "-T",
-            "postgres",
-            "psql",
-            "-qd",
-            "mlflow",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-c",
-            END_THE_FIRST,
-        )
-        time.sleep(2)
+        ask = ["exec", "-T", "postgres", "psql", "-qAtd", "mlflow", "-v", "ON_ERROR_STOP=1", "-c"]
+        ended = pool.submit(stack.compose, *ask, END_THE_FIRST)
+        locked = "select count(*) from pg_locks where relation = 'alembic_version'::regclass and mode ~ '^AccessExcl'"
+        wait_until(lambda: stack.compose(*ask, locked).strip() == "1", "the table is locked")
         asked = stack.ask("/api/2.0/mlflow/experiments/search?max_results=1", admin)
         ended.result()
+    stack.compose("start", "follower", "backup")
     assert (asked.status_code, asked.headers.get("Retry-After")) == (503, RETRY_SECONDS), asked.text
     assert "try again" in asked.json()["message"]
 

@@ -133,9 +133,17 @@ class Repository:
         for name in sorted(name for name, size in sizes.items() if NAME.fullmatch(name) and name > after):
             if sizes[name] == empty:
                 continue
-            try:
-                items += manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))
-            except (FaultError, ShelfError, FileNotFoundError):  # (the last of an encrypted one that is cut to nothing)
+            for _ in range(3):  # (what can't be read for a moment is not damaged)
+                try:
+                    items += manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))
+                    break
+                except (
+                    FaultError,
+                    ShelfError,
+                    FileNotFoundError,
+                ):  # (the last: an encrypted one that is cut to nothing)
+                    continue
+            else:
                 damaged.append(name)
         there = self.find_passes() if damaged else []  # (one may have been removed meanwhile)
         return items, [name for name in damaged if name in there]
