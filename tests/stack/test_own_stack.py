@@ -40,7 +40,7 @@ def test_plain_compose_up_does_the_same_as_stack_up(plain: Deployment) -> None:
 
     wait_until(trainer_is_done, "the trainer has ended", 120)
     assert plain.container("trainer")["State"]["ExitCode"] == 0, plain.logs("trainer")
-    known = plain.login()
+    known = read_exports(plain.check("env"))
     login = known["MLFLOW_TRACKING_USERNAME"], known["MLFLOW_TRACKING_PASSWORD"]
     answer = plain.ask(
         "/api/2.0/mlflow/registered-models/alias?name=Wine_Elasticnet_Sklearn_Regressor&alias=production", login
