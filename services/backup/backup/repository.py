@@ -133,15 +133,12 @@ class Repository:
         for name in sorted(name for name, size in sizes.items() if NAME.fullmatch(name) and name > after):
             if sizes[name] == empty:
                 continue
-            for _ in range(3):  # (what can't be read for a moment is not damaged)
+            # (What can't be read for a moment is not damaged. An encrypted one that is cut to nothing is not found.)
+            for _ in range(3):
                 try:
                     items += manifest.decode_items(self.shelf.read_all(f"{PASSES}/{name}"))
                     break
-                except (
-                    FaultError,
-                    ShelfError,
-                    FileNotFoundError,
-                ):  # (the last: an encrypted one that is cut to nothing)
+                except (FaultError, ShelfError, FileNotFoundError):
                     continue
             else:
                 damaged.append(name)
