@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import ipaddress
 import json
 import os
 import subprocess
@@ -38,6 +39,7 @@ class External:
     folder: Path
     bucket: str = "artifacts"
     published: int = 0
+    host: str = ""
     authority_with_key: str = ""
 
     root: Keys = ("ROOTROOTROOTROOTROOT", "root-key-of-somebody-elses")
@@ -53,6 +55,15 @@ class External:
         return f"https://{HOST}:{PORT}"
 
     @property
+    def url_by_address(self) -> str:
+        """The URL for containers that name no network.
+
+        It is this machine's address on Docker's own network: a container's is another one after each restart, if
+        somebody else took it meanwhile.
+        """
+        return f"https://{self.host}:{self.published}"
+
+    @property
     def authority(self) -> Path:
         return self.folder / "ca.pem"
 
@@ -61,6 +72,9 @@ class External:
         self.folder.mkdir(parents=True)
         self.authority_with_key = certificates.make_authority(dt.datetime.now(dt.UTC))
         self.authority.write_text(self.authority_with_key.partition("-----BEGIN PRIVATE KEY-----")[0])
+        docker, *_ = json.loads(run("docker", "network", "inspect", "bridge"))[0]["IPAM"]["Config"]
+        # (a daemon at its first start doesn't say which it took, which is the first)
+        self.host = docker.get("Gateway") or str(next(ipaddress.ip_network(docker["Subnet"]).hosts()))
         self.write_certificate()
         (self.folder / "s3.json").write_text(json.dumps(self.render_accounts()))
         image = f"{self.name}/external:0.1.0"
@@ -79,10 +93,11 @@ class External:
         )
         run("docker", "network", "create", self.name)
         self.published = find_free_port()
-        # The port is published for the tests and for nobody else; stacks come by the name, on a network of theirs.
+        # The port is published for this machine and nobody else; stacks come by the name, on a network of theirs.
         run(
             *("docker", "run", "--detach", "--name", f"{self.name}-1", "--network", self.name, "--network-alias", HOST),
-            *("--publish", f"127.0.0.1:{self.published}:{PORT}", "--volume", f"{self.folder}:/etc/external:ro"),
+            *("--publish", f"127.0.0.1:{self.published}:{PORT}", "--publish", f"{self.host}:{self.published}:{PORT}"),
+            *("--volume", f"{self.folder}:/etc/external:ro"),
             *(
                 "--env",
                 "WEED_S3_SSE_KEY=the owner's, for encryption at rest",
@@ -154,23 +169,14 @@ class External:
             ),
         )
 
-    def write_certificate(self, names: tuple[str, ...] = (HOST, "127.0.0.1"), *, authority: str = "") -> None:
-        """Write a certificate for these names, by the store's own authority or another; a restart takes it."""
+    def write_certificate(self, names: tuple[str, ...] = (), *, authority: str = "") -> None:
+        """Write a certificate for these names, or all of its own, by its authority or another; a restart takes it."""
         mark = "-----BEGIN PRIVATE KEY-----"
+        names = names or (HOST, "127.0.0.1", self.host)
         leaf = certificates.make_leaf(authority or self.authority_with_key, names, dt.datetime.now(dt.UTC))
         head, _, tail = leaf.partition(mark)
         (self.folder / "cert.pem").write_text(head)
         (self.folder / "key.pem").write_text(mark + tail)
-
-    def reach_from_everywhere(self) -> str:
-        """Be reachable by an address too, for containers that name no network; return the URL."""
-        name = f"{self.name}-1"
-        subprocess.run(["docker", "network", "connect", "bridge", name], check=False, capture_output=True)
-        networks = json.loads(run("docker", "inspect", name))[0]["NetworkSettings"]["Networks"]
-        address = networks["bridge"]["IPAddress"]
-        self.write_certificate((HOST, "127.0.0.1", address))
-        self.restart()
-        return f"https://{address}:{PORT}"
 
     def restart(self) -> None:
         run("docker", "restart", "--time", "2", f"{self.name}-1")

@@ -157,7 +157,6 @@ class Scene:
         writers: what they did.
         name: the set.
         moment: of the set.
-        address: URL of the bucket's store, from anywhere.
     """
 
     source: Deployment
@@ -168,14 +167,12 @@ class Scene:
     writers: Writers
     name: str
     moment: float
-    address: str
 
 
 @pytest.fixture(scope="module")
 def scene(make_deployment: Callable[..., Deployment], external: External) -> Iterator[Scene]:
     source = make_deployment("saved", STACK_SERVE=WINE, COMPOSE_FILE=QUIET)
     external.make_bucket(BACKUPS)
-    address = external.reach_from_everywhere()
     external.join(f"{source.name}_beyond", source.name, "beyond")
     folder, carried, passphrase = (source.root.parent / name for name in ("backups", "carried", "passphrase"))
     folder.mkdir()
@@ -203,7 +200,7 @@ def scene(make_deployment: Callable[..., Deployment], external: External) -> Ite
     assert (
         said.splitlines()[-1] == f"Bring it back: ./stack restore {carried}/{listed['name']} --into NAME, or --replace"
     )
-    yield Scene(source, client, folder, carried, passphrase, writers, listed["name"], listed["moment"], address)
+    yield Scene(source, client, folder, carried, passphrase, writers, listed["name"], listed["moment"])
     external.leave(f"{source.name}_beyond")
     subprocess.run(["docker", "rm", "--force", f"{source.name}-receiver"], check=False, capture_output=True)
 
@@ -216,7 +213,7 @@ def copy(make_deployment: Callable[..., Deployment], scene: Scene, external: Ext
     (made.root / "small.yml").write_text(f"volumes:\n  backups:\n    driver: local\n    driver_opts: {small}\n")
     external.write_credentials(external.appender, made.root / "bucket")
     with (made.root / ".env").open("a") as file:
-        file.write(f"STACK_BACKUP_S3_ENDPOINT={scene.address}\nSTACK_BACKUP_S3_CA={external.authority}\n")
+        file.write(f"STACK_BACKUP_S3_ENDPOINT={external.url_by_address}\nSTACK_BACKUP_S3_CA={external.authority}\n")
         file.write("STACK_BACKUP_S3_CREDENTIALS=./bucket\n")
     return made
 
