@@ -277,3 +277,8 @@ RUN --mount=type=bind,source=pyproject.toml,target=/tmp/pyproject.toml \
         tenacity, typer.testing, uvicorn, werkzeug, xgboost"
 ENV PYTHONPATH=
 ENTRYPOINT []
+
+# For the drill that kills Docker's daemon: one that is nobody else's.
+FROM tests AS machine
+RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt/lists,sharing=locked \
+    apt-get update && apt-get install -y --no-install-recommends docker.io iptables

@@ -54,7 +54,7 @@ def make_deployment() -> Iterator[Callable[..., Deployment]]:
 def stack() -> Iterator[Deployment]:
     """The stack that most tests use, made as a user makes it."""
     deployment = prepare_deployment("main", STACK_SERVE=f"{WINE}@1,{SERVED}")
-    deployment.check("up", timeout=900)
+    deployment.check("up")
     deployment.known_login = read_exports(deployment.check("env"))
     yield deployment
     deployment.destroy()

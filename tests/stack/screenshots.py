@@ -76,7 +76,7 @@ def main() -> None:
     deployment.prepare()
     try:
         say("Starting a stack")
-        deployment.check("up", timeout=900)
+        deployment.check("up")
         train(deployment)
         variables = deployment.login()
         os.environ.update(variables)

@@ -110,7 +110,6 @@ def test_a_folder_of_many_files_comes_back_whole(client: MlflowClient, run: str,
     assert digest_folder(target / "many") == digest_folder(source)
 
 
-@pytest.mark.timeout(1800)
 def test_many_clients_at_once_get_their_own_bytes(
     stack: Deployment, client: MlflowClient, run: str, tmp_path: Path, soak: bool
 ) -> None:

@@ -272,7 +272,6 @@ def patience(stack: Deployment, soak: bool) -> Iterator[float]:
         stack.check("reload")
 
 
-@pytest.mark.timeout(600)
 def test_a_store_that_hangs_is_said(
     stack: Deployment, admin: Login, client: MlflowClient, folder: str, patience: float
 ) -> None:
@@ -325,7 +324,6 @@ def test_an_artifact_that_is_replaced_during_a_download_is_never_mixed(
 
 
 # ------------------------------------------------------------------------------------------------------------- reload
-@pytest.mark.timeout(1800)
 def test_a_reload_in_the_middle_of_slow_transfers_breaks_none(
     stack: Deployment, admin: Login, folder: str, soak: bool
 ) -> None:

@@ -65,7 +65,7 @@ def database_disk() -> Iterator[Disk]:
 def own(make_deployment: Callable[..., Deployment], disk: Disk, database_disk: Disk) -> Iterator[Deployment]:
     deployment = make_deployment("bytes", STACK_URL_SECONDS=str(URL_SECONDS))
     give(deployment, disk, database_disk, more=SMALLER)
-    deployment.check("up", "--no-train", timeout=900)
+    deployment.check("up", "--no-train")
     yield deployment
     deployment.destroy()
 
@@ -143,7 +143,6 @@ def restart(own: Deployment, owner: Login) -> None:
     wait_until(lambda: own.ask(place, owner, "PUT", data=b"x").ok, "the store takes an object", 120)
 
 
-@pytest.mark.timeout(1800)
 def test_what_was_acknowledged_survives_a_loss_of_power(
     own: Deployment, owner: Login, disk: Disk, folder: str, soak: bool
 ) -> None:
@@ -272,7 +271,6 @@ def test_an_answer_comes_after_the_disk_was_told_to_write_down_what_it_holds(
 
 
 # -------------------------------------------------------------------------------------------------------- a full disk
-@pytest.mark.timeout(900)
 def test_a_full_disk_is_said_and_nothing_acknowledged_is_lost(own: Deployment, owner: Login, folder: str) -> None:
     expected: dict[str, str] = {}
     # (what is free differs by what the tests before have left, the full counts above all)

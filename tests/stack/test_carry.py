@@ -20,8 +20,6 @@ from stack.deployment import Deployment, wait_until
 
 Login = tuple[str, str]
 
-pytestmark = pytest.mark.timeout(600)
-
 
 @pytest.fixture(scope="module")
 def archive(stack: Deployment) -> Iterator[tuple[Path, Path, str]]:

@@ -25,7 +25,7 @@ DATA = CHECKOUT / "trainer/data/winequality-red.csv"
 
 def bring_up(external: External, deployment: Deployment, keys: tuple[str, str]) -> subprocess.CompletedProcess[str]:
     external.serve(deployment, keys)
-    return deployment.run("up", timeout=900)
+    return deployment.run("up")
 
 
 @pytest.fixture(scope="module")

@@ -447,7 +447,7 @@ def make_users(deployment: Deployment, admin: Login) -> dict[str, Login]:
 @pytest.fixture(scope="module")
 def twins(make_deployment: Callable[..., Deployment], soak: bool) -> Twins:
     deployment = make_deployment("twins", COMPOSE_FILE=f"{QUIET}:tests/stack/compose.twin.yml")
-    deployment.check("up", "--no-train", timeout=600)
+    deployment.check("up", "--no-train")
     login = deployment.login()
     admin = login["MLFLOW_TRACKING_USERNAME"], login["MLFLOW_TRACKING_PASSWORD"]
     for name in ("sink", "deleted", "other"):

@@ -362,7 +362,6 @@ def begin_training(kind: str) -> tuple[subprocess.Popen[str], str]:
     return training, training.stdout.readline().strip()
 
 
-@pytest.mark.timeout(600)
 def test_trainings_outlast_a_minute_without_database_and_object_store(
     stack: Deployment, admin: Login, client: MlflowClient
 ) -> None:

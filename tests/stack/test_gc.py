@@ -114,7 +114,7 @@ assert s3.get_object(Bucket="bucket", Key="x/z")["Body"].read() == b"z"
     subprocess.run(command, check=True, capture_output=True)
     try:
         run = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "bucket", "-c", script)
-        stack.compose(*run, f"http://{second}:9000", timeout=200)
+        stack.compose(*run, f"http://{second}:9000")
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", second], check=True, capture_output=True)
 

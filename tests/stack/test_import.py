@@ -24,8 +24,6 @@ OLD = "/opt/mlflow-2.22/bin/python"
 PASSWORD = "of-the-old-database"
 EMPTY = "DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION pg_database_owner;"
 
-pytestmark = pytest.mark.timeout(600)
-
 
 def run_client(python: str, folder: Path, command: list[str], **environment: str) -> str:
     """Run the client script of an MLflow; return what it prints."""
@@ -78,7 +76,7 @@ def empty(make_deployment: Callable[..., Deployment]) -> Deployment:
 def emptied(empty: Deployment) -> Deployment:
     """The same without rows; the next command makes the tables anew."""
     if not empty.compose("ps", "--quiet", "postgres"):
-        empty.check("up", "--no-train", timeout=900)
+        empty.check("up", "--no-train")
     empty.compose("exec", "-T", "postgres", "psql", "-q", "-d", "mlflow", "-c", EMPTY)
     return empty
 
@@ -220,7 +218,7 @@ def test_a_postgres_is_taken_over(emptied: Deployment, database: str) -> None:
         if path.is_file():
             path.unlink()
     command = ["import-mlflow", "--backend-store-uri", "-", "--artifacts", str(source.artifacts)]
-    result = emptied.run(*command, stdin=f"{uri}\n", timeout=400)
+    result = emptied.run(*command, stdin=f"{uri}\n")
     assert result.returncode == 0, result.stderr
     assert f"stack: note: run {missing} (" in result.stderr
     assert PASSWORD not in result.stderr + result.stdout

@@ -30,7 +30,7 @@ def plain(make_deployment: Callable[..., Deployment]) -> Deployment:
         "STACK_PORT": str(deployment.port),
         **{name: value for name, value in preset_choices().items() if value},
     }
-    deployment.compose("up", "--detach", timeout=900)
+    deployment.compose("up", "--detach")
     return deployment
 
 

@@ -51,7 +51,7 @@ def moving(external: External, make_deployment: Callable[..., Deployment]) -> It
     deployment = make_deployment("moving", STACK_OBJECTSTORE="seaweedfs", **settings)
     external.serve(deployment, external.root)
     external.join(f"{deployment.name}_migration", deployment.name, "migration")
-    deployment.check("up", timeout=900)
+    deployment.check("up")
     yield deployment
     for network in ("outside", "migration"):
         external.leave(f"{deployment.name}_{network}")
@@ -96,7 +96,7 @@ def test_it_does_not_switch_while_anything_differs(moving: Deployment, account: 
     owner.create_bucket(Bucket=MOVED)
     owner.put_object(Bucket=MOVED, Key="somebody/elses", Body=b"x")
     before = read_choices(moving)
-    result = moving.run("artifacts", "migrate", "--to", "s3", timeout=600)
+    result = moving.run("artifacts", "migrate", "--to", "s3")
     assert result.returncode == 1
     assert "migration: 'somebody/elses' is there, but not among the stack's artifacts" in result.stderr
     assert "not everything is the same on both sides, see above: MLflow goes on with seaweedfs" in result.stderr
@@ -159,7 +159,7 @@ def test_a_second_run_copies_what_is_missing_and_nothing_that_users_do_is_lost(
     worker = threading.Thread(target=work)
     worker.start()
     try:
-        result = moving.run("artifacts", "migrate", "--to", "s3", timeout=600)
+        result = moving.run("artifacts", "migrate", "--to", "s3")
     finally:
         stop.set()
         worker.join()
@@ -220,7 +220,7 @@ def test_wrong_usage_is_said_and_changes_nothing(moving: Deployment) -> None:
 
 def test_back_again(moving: Deployment, account: Account, external: External) -> None:
     moved = find_moved(external)
-    result = moving.run("artifacts", "migrate", "--to", "seaweedfs", timeout=600)
+    result = moving.run("artifacts", "migrate", "--to", "seaweedfs")
     assert result.returncode == 0, result.stderr
     assert read_choices(moving)["STACK_OBJECTSTORE"] == "seaweedfs"
     external.leave(f"{moving.name}_outside")

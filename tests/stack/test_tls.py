@@ -85,7 +85,7 @@ def files(tls: Deployment, operator: Operator) -> Deployment:
     """The stack with the operator's certificate."""
     operator.write()
     tls.scheme, tls.authority = "https", operator.authority_file
-    tls.check("up", "--no-train", timeout=900)
+    tls.check("up", "--no-train")
     return tls
 
 
@@ -495,7 +495,7 @@ def test_nobody_else_is_believed(upstream: Deployment, admin: Login) -> None:
     )
     run = ("run", "--rm", "--no-deps", "-T", "--entrypoint", "python", "admin", "-c", script)
     if upstream.execute("docker", "image", "inspect", f"{upstream.name}/admin:0.1.0").returncode:
-        upstream.compose("build", "admin", timeout=240)
+        upstream.compose("build", "admin")
     for port, line in zip((5000, 5001), upstream.compose(*run).splitlines(), strict=True):
         seen = json.loads(line)
         assert seen["url"].startswith(f"http://nginx:{port}/signed/")
@@ -508,7 +508,7 @@ def test_nobody_else_is_believed(upstream: Deployment, admin: Login) -> None:
 def own(upstream: Deployment) -> Deployment:
     """The same stack with a certificate by its own authority."""
     change(upstream, STACK_TLS="self-signed", STACK_PUBLIC_URL="", STACK_TRUSTED_PROXIES="")
-    upstream.check("up", "--no-train", timeout=240)
+    upstream.check("up", "--no-train")
     upstream.scheme, upstream.authority, upstream.known_login = "https", upstream.root / "tls/ca.pem", {}
     return upstream
 

@@ -32,8 +32,6 @@ VERSION = re.search(r"^version=(.+)$", (CHECKOUT / "stack").read_text(), re.MULT
 SERVERS = ("backup", "follower", "mlflow", "nginx", "objectstore", "postgres", "serving")
 KEPT = (".git", ".env", ".upgrade")
 
-pytestmark = pytest.mark.timeout(900)
-
 
 def git(root: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=tests", "-c", "user.email=tests@example.org"]
@@ -213,7 +211,7 @@ def releases(make_deployment: Callable[..., Deployment]) -> Releases:
     git(stack.root, "init", "--quiet")
     releases = Releases(stack)
     releases.make("previous")
-    stack.check("up", "--no-train", timeout=900)
+    stack.check("up", "--no-train")
     shutil.rmtree(stack.root / ".upgrade", ignore_errors=True)  # (as after an `up` of code that knew no upgrade)
     made = stack.ask(f"{API}/runs/create", releases.login, "POST", json={"experiment_id": "0"})
     releases.run = made.json()["run"]["info"]["run_id"]
@@ -387,12 +385,15 @@ def is_retried(releases: Releases, how: str, seconds: float) -> str:
         command = ["./stack", "upgrade", "--to", f"v{ends[old]}"]
         upgrade = subprocess.Popen(command, cwd=releases.root, stdin=subprocess.DEVNULL, stderr=said_to)
         time.sleep(seconds)
-        if how == "./stack":
-            upgrade.kill()
-            upgrade.wait(60)
+        if how in ("./stack", "terminal"):
+            upgrade.send_signal(signal.SIGKILL if how == "./stack" else signal.SIGHUP)
+            upgrade.wait(400)
+            if how == "terminal":  # (it goes back by itself, or on if clients are in already)
+                journal = releases.root / ".upgrade" / releases.stack.name / "journal"
+                assert not journal.exists() or "step=open\n" in journal.read_text()
             command = random.choice((["upgrade"], ["up", "--no-train"]))
-            result = releases.stack.run(*command, timeout=400)
-            print(f"killed after {seconds:.1f} s; {command[0]}: {log.read_text()} {result.stderr}")
+            result = releases.stack.run(*command)
+            print(f"killed {how} after {seconds:.1f} s; {command[0]}: {log.read_text()} {result.stderr}")
             # (killed before it had begun, the files are the old ones, and no upgrade is to be finished)
             assert result.returncode == 0, result.stderr
         else:
@@ -406,7 +407,7 @@ def is_retried(releases: Releases, how: str, seconds: float) -> str:
             if upgrade.returncode == 1:
                 assert "runs as before" in said or "runs on" in said or "goes on with it" in said, said
                 if "goes on with it" in said:
-                    releases.stack.check("upgrade", timeout=400)
+                    releases.stack.check("upgrade")
     [version] = releases.find_versions()
     return version
 
@@ -426,6 +427,8 @@ def test_killed_at_any_moment_it_ends_old_or_new(releases: Releases, soak: bool)
         "objectstore",
         "./stack",
         "backup",
+        "terminal",
+        "terminal",
     ]
     for how in victims if soak else [random.choice(victims)]:
         version = is_retried(releases, how, random.uniform(1, releases.seconds))
