@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
+import itertools
 import json
 import os
+import random
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,11 +33,26 @@ RETRY_SECONDS = "15"  # what a client is told while something is away (nginx.con
 PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 
 
+def count_ports() -> Iterator[int]:
+    """Yield ports of this process of the tests, each once, from where another run hardly begins.
+
+    None is one that the system gives to a client's connection (from 32768): it is taken long before a stack listens.
+    """
+    worker, begin = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 12, random.randrange(1000)
+    for number in itertools.count(begin):
+        yield 20_000 + 1000 * worker + number % 1000
+
+
+PORTS = count_ports()
+
+
 def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, and that no other stack of this process was given."""
+    for port in itertools.islice(PORTS, 1000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 def copy_checkout(target: Path) -> None:
@@ -148,6 +167,40 @@ class Deployment:
         result: dict[str, Any] = json.loads(inspected.stdout)[0]
         return result
 
+    @contextlib.contextmanager
+    def locked(self, table: str, mode: str) -> Iterator[None]:
+        """Keep a table of MLflow's locked: who needs more of it than the mode allows is in the middle until the end."""
+        session = ["docker", "exec", "--interactive", f"{self.name}-postgres-1", "psql", "-qAtd", "mlflow"]
+        with subprocess.Popen(session, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as psql:
+            assert psql.stdin
+            assert psql.stdout
+            print(f"BEGIN; LOCK TABLE {table} IN {mode} MODE; SELECT 'locked';", file=psql.stdin, flush=True)
+            assert psql.stdout.readline() == "locked\n"
+            try:
+                yield
+            finally:
+                psql.stdin.close()
+
+    def find_process(self, service: str) -> int:
+        """Return the id of a server's first process, as soon as it has one: to kill 0 is to kill the tests."""
+        found = 0
+
+        def is_found() -> bool:
+            nonlocal found
+            found = int(self.container(service)["State"]["Pid"])
+            return found > 0
+
+        wait_until(is_found, f"{service} runs")
+        return found
+
+    def kill(self, *services: str) -> dict[str, int]:
+        """Kill servers at once; return which processes they were. (Docker starts them again.)"""
+        processes = {service: self.find_process(service) for service in services}
+        for pid in processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return processes
+
     def image(self, service: str) -> str:
         """Return the name of a service's image."""
         name: str = self.container(service)["Config"]["Image"]
@@ -174,9 +227,12 @@ class Deployment:
         self.close_tools()
         # What ends at once has nothing to wait for. (That ./stack destroy ends servers that run: test_own_stack.py)
         label = f"label=com.docker.compose.project={self.name}"
-        listed = subprocess.run(["docker", "ps", "-aq", "--filter", label], check=True, capture_output=True, text=True)
-        if found := listed.stdout.split():
-            subprocess.run(["docker", "rm", "--force", "--volumes", *found], check=True, capture_output=True)
+        # (one may end by itself meanwhile, and is "already in progress" of being removed)
+        for _ in range(3):
+            listing = ["docker", "ps", "-aq", "--filter", label]
+            if not (found := subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()):
+                break
+            subprocess.run(["docker", "rm", "--force", "--volumes", *found], check=False, capture_output=True)
         # (images go at the end of all: ./stack)
         for kind in ("volume", "network"):
             listed = subprocess.run(

@@ -77,7 +77,7 @@ class Writers:
     def _ask(self, session: requests.Session, method: str, path: str, **options: Any) -> Any:
         """Return the answer; a LostError if it did not come, a fault if it is neither a success nor says so."""
         try:
-            answer = session.request(method, self.stack.url + path, timeout=30, **options)
+            answer = session.request(method, self.stack.url + path, timeout=90, **options)
         except requests.RequestException as error:
             raise LostError from error
         if answer.status_code == AWAY:
@@ -246,7 +246,7 @@ def check_nothing_is_lost(
 
         def write() -> None:
             enough = writers.ended + 2 * WRITERS
-            wait_until(lambda: writers.ended >= enough, "they write", 120)
+            wait_until(lambda: writers.ended >= enough, "they write")
 
         for number in range(rounds):
             write()

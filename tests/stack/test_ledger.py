@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -24,9 +22,7 @@ pytestmark = pytest.mark.timeout(3600)
 
 def kill(stack: Deployment, services: list[str]) -> None:
     """Kill servers at once, and wait until Docker has started all of them again."""
-    former = {service: stack.container(service)["State"]["Pid"] for service in services}
-    for pid in former.values():
-        os.kill(pid, signal.SIGKILL)
+    former = stack.kill(*services)
 
     def run_again() -> bool:
         named = ["docker", "container", "inspect", *(f"{stack.name}-{service}-1" for service in services)]
@@ -34,7 +30,7 @@ def kill(stack: Deployment, services: list[str]) -> None:
         states = {service: each["State"] for service, each in zip(services, found, strict=True)}
         return all(state["Running"] and state["Pid"] not in (0, former[name]) for name, state in states.items())
 
-    wait_until(run_again, f"{', '.join(services)} run again", 120)
+    wait_until(run_again, f"{', '.join(services)} run again")
 
 
 def test_what_was_acknowledged_survives_the_kill_of_anything_at_any_moment(
@@ -77,7 +73,7 @@ def test_a_run_that_still_writes_is_no_orphan_whatever_its_client_says_of_the_ti
     ended = make_run()
     post("update", ended, status="FINISHED")
     stack.tool("artifacts")  # (its start takes a while)
-    time.sleep(9)
+    time.sleep(21)  # (less than which all that follows takes, also on a busy machine)
     # (a metric of years ago, and one that takes no other's place)
     post("log-metric", by_metric, key="m", value=1, timestamp=1000, step=0)
     post("log-metric", child, key="m", value=1, timestamp=1000, step=0)
@@ -85,7 +81,7 @@ def test_a_run_that_still_writes_is_no_orphan_whatever_its_client_says_of_the_ti
     post("log-parameter", by_param, key="p", value="v")
     place = f"{ARTIFACTS}{experiment}/{uploads}/artifacts/x"
     assert stack.ask(place, admin, "PUT", data=b"x").ok
-    asked = ("orphans", "--experiment", name, "--older-than", "8s", "--json")
+    asked = ("orphans", "--experiment", name, "--older-than", "20s", "--json")
     found = json.loads(stack.tool("artifacts").check(*asked, "--mark"))["runs"]
     assert {run["run"] for run in found} == {silent}
     said = stack.tool("artifacts").check("orphans", "--experiment", name, "--older-than", "0s")

@@ -87,7 +87,11 @@ class Tool:
     def close(self) -> None:
         """End the container, if it is there."""
         if self.is_there:
-            self._process.communicate(timeout=30)
+            try:
+                self._process.communicate(timeout=300)
+            except subprocess.TimeoutExpired:
+                self._process.kill()  # (what is left of it goes with its stack)
+                self._process.communicate()
 
     def _ask(self, arguments: tuple[str, ...], stdin: str, **what: str) -> subprocess.CompletedProcess[str]:
         assert self._process.stdin
