@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
-from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support import expected_conditions
 from selenium.webdriver.support.ui import WebDriverWait
 
 from stack.deployment import Deployment
-from stack.walk import PAGES, WAIT_SECONDS, Browser, find_subject, log_in, open_browser, open_page, see, walk
+from stack.walk import PAGES, WAIT_SECONDS, Browser, find_subject, log_in, open_browser, open_page, outlast, see, walk
 
 Login = tuple[str, str]
+Said = Callable[[], list[str]]
 
 
 @pytest.fixture
@@ -43,9 +44,12 @@ def make_grid(client: MlflowClient) -> list[str]:
 
 
 def test_without_a_login_the_browser_shows_nothing_of_mlflow(browser: Browser, stack: Deployment) -> None:
-    browser.get(stack.url + "/")
-    assert "MLflow" not in browser.title
-    assert "root" not in browser.page_source
+    def attempt(_: Said) -> None:
+        browser.get(stack.url + "/")
+        assert "MLflow" not in browser.title
+        assert "root" not in browser.page_source
+
+    outlast(browser, attempt)
 
 
 def test_the_browser_shows_runs_comparison_artifacts_and_registry(
@@ -116,29 +120,34 @@ def names_with(client: MlflowClient, mark: str) -> list[str]:
 def test_a_foreign_page_can_neither_read_nor_change_with_a_logged_in_browser(
     browser: Browser, stack: Deployment, admin: Login, client: MlflowClient, foreign_page: str
 ) -> None:
-    log_in(browser, stack.url, admin)
-    see(browser, "admin")
-    # The same script in a page of ours reads and changes: what it tries is possible.
-    mark = f"own {foreign_page}"
-    own = ATTACK % {"base": stack.url, "mark": mark}
-    browser.execute_script(own)
-    found = wait_for_attack(browser)
-    assert "Default" in found["read"]
-    assert names_with(client, mark) == [f"{mark} change"]  # MLflow itself wants JSON to be called so
-    browser.get(foreign_page)
-    found = wait_for_attack(browser)
-    assert (found["read"], found["change"]) == ("failed", "failed")
-    assert (found["simple"], found["graphql"]) == ("failed", "failed")
-    assert names_with(client, "foreign") == []
-    refused = [line for line in stack.logs("nginx").splitlines() if '"status":403' in line and "ajax-api" in line]
-    if "127.0.0.1" in foreign_page:  # the browser did send the login: that nothing came of it is the gateway's doing
-        refused = [line for line in refused if '"user":"admin"' in line]
-    assert any("experiments/get" in line for line in refused), refused
-    assert any("experiments/create" in line for line in refused), refused
-    WebDriverWait(browser, WAIT_SECONDS).until(
-        lambda driver: any("frame-ancestors" in entry["message"] for entry in driver.get_log("browser")),
-        "the browser doesn't say that it refuses to frame our page",
-    )
+    def attempt(said: Said) -> None:
+        log_in(browser, stack.url, admin)
+        see(browser, "admin")
+        # The same script in a page of ours reads and changes: what it tries is possible.
+        mark = f"own {time.time_ns()} {foreign_page}"
+        own = ATTACK % {"base": stack.url, "mark": mark}
+        browser.execute_script(own)
+        found = wait_for_attack(browser)
+        assert "Default" in found["read"]
+        assert names_with(client, mark) == [f"{mark} change"]  # MLflow itself wants JSON to be called so
+        browser.get(foreign_page)
+        found = wait_for_attack(browser)
+        assert (found["read"], found["change"]) == ("failed", "failed")
+        assert (found["simple"], found["graphql"]) == ("failed", "failed")
+        assert names_with(client, "foreign") == []
+        refused = [line for line in stack.logs("nginx").splitlines() if '"status":403' in line and "ajax-api" in line]
+        if (
+            "127.0.0.1" in foreign_page
+        ):  # the browser did send the login: that nothing came of it is the gateway's doing
+            refused = [line for line in refused if '"user":"admin"' in line]
+        assert any("experiments/get" in line for line in refused), refused
+        assert any("experiments/create" in line for line in refused), refused
+        WebDriverWait(browser, WAIT_SECONDS).until(
+            lambda _: any("frame-ancestors" in text for text in said()),
+            "the browser doesn't say that it refuses to frame our page",
+        )
+
+    outlast(browser, attempt)
 
 
 def log_page(text: str, name: str) -> str:
@@ -168,26 +177,30 @@ def test_an_uploaded_page_opened_by_its_address_runs_no_script(
         "svg": f'<svg xmlns="http://www.w3.org/2000/svg"><text y="20">uploaded</text><script>{script}</script></svg>',
     }[kind]
     run = log_page(page, f"page.{kind}")
-    log_in(browser, stack.url, admin)
     path = f"0/{run}/artifacts/page.{kind}"
     token = stack.compose("exec", "-T", "mlflow", "python", "-c", SIGN.format(key=path)).strip()
-    browser.get(f"{stack.url}/signed/{token}")
-    assert "uploaded" in browser.page_source
-    assert browser.find_element(By.CSS_SELECTOR, ":root").get_attribute("ran") is None
-    browser.get("about:blank")
-    signed_for_download = stack.ask(f"/api/2.0/mlflow-artifacts/presigned/{path}", admin).json()["url"]
-    for address in (
-        f"/get-artifact?run_uuid={run}&path=page.{kind}",
-        f"/api/2.0/mlflow-artifacts/artifacts/{path}",
-        f"/ajax-api/2.0/mlflow-artifacts/artifacts/{path}",
-        signed_for_download.removeprefix(stack.url),
-    ):
-        answer = stack.ask(address, admin)
-        assert answer.content.decode() == page, address
-        assert answer.headers["Content-Security-Policy"].startswith("sandbox;"), address
-        assert answer.headers["Content-Disposition"].startswith("attachment"), address
-        browser.get(stack.url + address)
-        assert "uploaded" not in browser.page_source  # offered as a download
+
+    def attempt(_: Said) -> None:
+        log_in(browser, stack.url, admin)
+        browser.get(f"{stack.url}/signed/{token}")
+        assert "uploaded" in browser.page_source
+        assert browser.find_element(By.CSS_SELECTOR, ":root").get_attribute("ran") is None
+        browser.get("about:blank")
+        signed_for_download = stack.ask(f"/api/2.0/mlflow-artifacts/presigned/{path}", admin).json()["url"]
+        for address in (
+            f"/get-artifact?run_uuid={run}&path=page.{kind}",
+            f"/api/2.0/mlflow-artifacts/artifacts/{path}",
+            f"/ajax-api/2.0/mlflow-artifacts/artifacts/{path}",
+            signed_for_download.removeprefix(stack.url),
+        ):
+            answer = stack.ask(address, admin)
+            assert answer.content.decode() == page, address
+            assert answer.headers["Content-Security-Policy"].startswith("sandbox;"), address
+            assert answer.headers["Content-Disposition"].startswith("attachment"), address
+            browser.get(stack.url + address)
+            assert "uploaded" not in browser.page_source  # offered as a download
+
+    outlast(browser, attempt)
 
 
 def test_the_pages_show_an_uploaded_page_in_a_frame_without_our_origin(
@@ -196,16 +209,21 @@ def test_the_pages_show_an_uploaded_page_in_a_frame_without_our_origin(
     """Charts are such pages: their inline scripts run, where they reach nothing of ours."""
     attack = ATTACK % {"base": stack.url, "mark": "framed"}
     run = log_page(f"<html><body><script>{attack}</script></body></html>", "chart.html")
-    log_in(browser, stack.url, admin)
-    open_page(browser, stack.url, f"/experiments/0/runs/{run}/artifacts/chart.html")
-    browser.refresh()
-    WebDriverWait(browser, WAIT_SECONDS).until(
-        expected_conditions.frame_to_be_available_and_switch_to_it((By.CSS_SELECTOR, "iframe.mlflow-html-iframe"))
-    )
-    found = wait_for_attack(browser)
-    assert found["origin"] == "null"
-    assert (found["read"], found["change"]) == ("failed", "failed")
-    assert names_with(client, "framed") == []
+
+    def attempt(_: Said) -> None:
+        browser.switch_to.default_content()
+        log_in(browser, stack.url, admin)
+        open_page(browser, stack.url, f"/experiments/0/runs/{run}/artifacts/chart.html")
+        browser.refresh()
+        WebDriverWait(browser, WAIT_SECONDS).until(
+            expected_conditions.frame_to_be_available_and_switch_to_it((By.CSS_SELECTOR, "iframe.mlflow-html-iframe"))
+        )
+        found = wait_for_attack(browser)
+        assert found["origin"] == "null"
+        assert (found["read"], found["change"]) == ("failed", "failed")
+        assert names_with(client, "framed") == []
+
+    outlast(browser, attempt)
 
 
 def test_an_uploaded_picture_with_a_script_is_shown_as_a_picture(
@@ -216,16 +234,15 @@ def test_an_uploaded_picture_with_a_script_is_shown_as_a_picture(
         "<script>document.title = 'ran'</script></svg>"
     )
     run = log_page(picture, "picture.svg")
-    log_in(browser, stack.url, admin)
     shown = "return [...document.images].some(i => i.complete && i.naturalWidth === 640)"
-    for _ in range(3):  # Chromium drops requests when the machine's networks change
+
+    def attempt(_: Said) -> None:
+        log_in(browser, stack.url, admin)
         open_page(browser, stack.url, f"/experiments/0/runs/{run}/artifacts/picture.svg")
         browser.refresh()
-        try:
-            WebDriverWait(browser, WAIT_SECONDS).until(lambda driver: driver.execute_script(shown))
-            break
-        except TimeoutException:
-            messages = [entry["message"] for entry in browser.get_log("browser")]
-            assert any("ERR_NETWORK_CHANGED" in text for text in messages), messages
-    assert browser.execute_script(shown), "the picture is not shown"
-    assert browser.title != "ran"
+        WebDriverWait(browser, WAIT_SECONDS).until(
+            lambda driver: driver.execute_script(shown), "the picture is not shown"
+        )
+        assert browser.title != "ran"
+
+    outlast(browser, attempt)

@@ -15,7 +15,7 @@ from selenium.common.exceptions import WebDriverException
 
 from stack import rawhttp
 from stack.deployment import Deployment
-from stack.walk import ATTEMPTS, log_in, open_browser, see, was_interrupted
+from stack.walk import ATTEMPTS, INTERRUPTED, log_in, open_browser, see, was_interrupted
 
 Login = tuple[str, str]
 # Of the same wheel as the stack's.
@@ -35,7 +35,7 @@ FOREVER = "private, max-age=31536000, immutable"
 @pytest.fixture(scope="module")
 def session(stack: Deployment, admin: Login) -> Iterator[httpx.Client]:
     """A client that is logged in and asks for nothing compressed."""
-    with httpx.Client(base_url=stack.url, auth=admin, timeout=30, headers={"Accept-Encoding": "identity"}) as client:
+    with httpx.Client(base_url=stack.url, auth=admin, timeout=90, headers={"Accept-Encoding": "identity"}) as client:
         yield client
 
 
@@ -244,8 +244,8 @@ def load(stack: Deployment, login: Login, profile: Path, times: int) -> tuple[li
                 log_in(browser, stack.url, login)
                 see(browser, login[0], "Recent Experiments")
                 loads.append({path: sizes for path, *sizes in browser.execute_script(LOADED)})
-        except WebDriverException:
-            if was_interrupted(browser):
+        except WebDriverException as error:
+            if was_interrupted(browser) or INTERRUPTED in str(error):
                 return loads, True
             raise
         return loads, was_interrupted(browser)
@@ -256,6 +256,8 @@ def test_a_browser_loads_the_files_once(stack: Deployment, admin: Login, client:
         loads, is_interrupted = load(stack, admin, tmp_path / f"profile{attempt}", 2)
         if not is_interrupted:
             break
+    else:
+        pytest.skip("the machine's networks changed in the middle of each attempt")
     first, second = loads
     transferred, encoded, decoded = first[MAIN]
     assert transferred >= encoded > 0

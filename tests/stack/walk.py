@@ -38,8 +38,9 @@ FLAGS = (
     "disable-dev-shm-usage",
     f"window-size={WIDTH},{HEIGHT}",
 )
-WAIT_SECONDS = 30
-ATTEMPTS = 4
+WAIT_SECONDS = 90
+ATTEMPTS = 8
+INTERRUPTED = "ERR_NETWORK_CHANGED"
 # The icon is asked for by the page of the login, which is no page of MLflow's; the others are closed by the stack
 # (tracking/closed.py), and MLflow's pages do without them.
 NOT_THERE = ("/favicon.ico", "/mlflow/assistant/", "/mlflow/gateway-proxy?")
@@ -145,7 +146,34 @@ def find_failed_loads(browser: Browser) -> list[str]:
 
 def was_interrupted(browser: Browser) -> bool:
     """Return whether the machine's networks have changed since the last question: Chromium drops requests then."""
-    return any("ERR_NETWORK_CHANGED" in entry["message"] for entry in browser.get_log("browser"))
+    return any(INTERRUPTED in entry["message"] for entry in browser.get_log("browser"))
+
+
+def outlast(browser: Browser, attempt: Callable[[Callable[[], list[str]]], None]) -> None:
+    """Do something by a browser, and once more where the machine's networks have changed meanwhile.
+
+    They do while other tests start a stack, and Chromium drops requests then. The attempt is given a function that
+    returns what the browser has said so far (which the browser itself says once).
+    """
+    for number in range(ATTEMPTS):
+        said: list[str] = []
+
+        def read(said: list[str] = said) -> list[str]:
+            said += [entry["message"] for entry in browser.get_log("browser")]
+            return said
+
+        read()
+        said.clear()
+        failure: Exception | None = None
+        try:
+            attempt(read)
+        except (WebDriverException, AssertionError) as error:
+            failure = error
+        if not any(INTERRUPTED in text for text in [*read(), str(failure)]) or number == ATTEMPTS - 1:
+            break
+        browser.get("about:blank")
+    if failure:
+        raise failure
 
 
 # ----------------------------------------------------------------------------------------------------------- the pages
@@ -341,7 +369,7 @@ def walk(browser: Browser, subject: Subject) -> Iterator[str]:
                 failure = error
             failed = find_failed_loads(browser)
             # Chromium drops requests when the machine's networks change, as they do while other tests start a stack.
-            if not any("ERR_NETWORK_CHANGED" in text for text in failed):
+            if not any(INTERRUPTED in text for text in [*failed, str(failure)]):
                 break
             browser.get("about:blank")  # to ask for the same page once more would not load it again
         assert failed == [], f"{name}: {failed}"
