@@ -125,13 +125,17 @@ def test_an_experiment_is_carried_by_an_editor(
 def kill_import(stack: Deployment, file: Path, client: MlflowClient) -> None:
     """Begin an import, and kill it when there is something of it."""
     command = ["./stack", "import", str(file), "--name", "Brought"]
-    with subprocess.Popen(command, cwd=stack.root, env={**os.environ, **stack.environment}) as process:
+    # (as long as nobody can make a logged model, it does not come to its end)
+    with (
+        stack.locked("logged_models", "SHARE"),
+        subprocess.Popen(command, cwd=stack.root, env={**os.environ, **stack.environment}) as process,
+    ):
         condition = "name LIKE 'Brought (unfinished%'"
         wait_until(lambda: bool(client.search_experiments(filter_string=condition)), "an import that has begun")
         running = ["docker", "ps", "-q", "--filter", f"name=^{stack.name}-lifecycle-run"]
         found = subprocess.run(running, check=True, capture_output=True, text=True).stdout.split()
         subprocess.run(["docker", "kill", *found], check=True, capture_output=True)
-        assert process.wait(60) != 0
+        assert process.wait(300) != 0
     assert client.search_experiments(filter_string=condition)
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 
 import mlflow
@@ -47,7 +45,7 @@ class Sweep:
 
     def finish(self) -> int:
         """Return its exit code."""
-        rest, _ = self._process.communicate(timeout=280)
+        rest, _ = self._process.communicate(timeout=1500)
         self.output += rest
         return self._process.returncode
 
@@ -88,7 +86,7 @@ def list_complete(client: MlflowClient, run_id: str) -> list[tuple[dict[str, str
 
 @pytest.fixture(scope="module")
 def count(soak: bool) -> int:
-    return 50 if soak else 4
+    return 50 if soak else 7  # of which so many are left after a kill that it comes before their end
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +143,7 @@ def test_one_worker_and_a_server_are_killed_and_then_the_whole_stack(
     sweep.wait_for_trials(1)
     first, _ = sweep.list_workers()
     subprocess.run(["docker", "kill", first], check=True, capture_output=True)
-    os.kill(stack.container("mlflow")["State"]["Pid"], signal.SIGKILL)
+    stack.kill("mlflow")
     sweep.wait_for_trials(2)  # the other worker has waited for the server
     sweep.kill_workers()
     stack.compose("kill", "postgres", "mlflow", "nginx")
