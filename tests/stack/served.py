@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.models import infer_signature
 from sklearn.linear_model import ElasticNet
 
-from stack.deployment import Deployment, wait_until
+from stack.deployment import WAIT_SECONDS, Deployment, wait_until
 
 Login = tuple[str, str]
 COLUMNS = ["fixed acidity", "pH", "alcohol"]
@@ -81,17 +81,21 @@ class Served:
         answer = self.ask()
         return answer.ok and answer.headers["X-Model-Version"] == version
 
-    def wait_for(self, version: str, seconds: float = 30) -> float:
-        return wait_until(lambda: self.is_served(version), f"{self.name} version {version} is served", seconds)
+    def wait_for(self, version: str) -> float:
+        return wait_until(lambda: self.is_served(version), f"{self.name} version {version} is served")
+
+    @property
+    def state(self) -> Path:
+        """The file in which serving says how things are."""
+        return Path(f"/proc/{self.stack.find_process('serving')}/root/run/serving/state.json")
 
     def read_state(self) -> dict[str, Any]:
         """Return what serving says of the model."""
-        pid = self.stack.container("serving")["State"]["Pid"]
-        state = json.loads(Path(f"/proc/{pid}/root/run/serving/state.json").read_text())
+        state = json.loads(self.state.read_text())
         found: dict[str, Any] = next(model for model in state["models"] if model["name"] == self.name)
         return found
 
-    def wait_for_reason(self, version: str, seconds: float = 60) -> str:
+    def wait_for_reason(self, version: str, seconds: float = WAIT_SECONDS) -> str:
         """Return why a version is not served, once that is known."""
 
         def is_kept() -> bool:
@@ -135,7 +139,7 @@ class Load:
             session.auth = self.served.login
             while not self._stopped.is_set():
                 try:
-                    answer = session.post(url, json=ONE_ROW, timeout=30)
+                    answer = session.post(url, json=ONE_ROW, timeout=120)
                     version = answer.headers.get("X-Model-Version", "")
                     self.answers[answer.status_code, version, answer.text] += 1
                     self.first.setdefault(version, time.monotonic())
