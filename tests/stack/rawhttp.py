@@ -33,7 +33,7 @@ class Reply:
         return self.data.partition(b"\r\n\r\n")[2]
 
 
-def exchange(port: int, data: bytes, seconds: float = 5) -> Reply:
+def exchange(port: int, data: bytes, seconds: float = 20) -> Reply:
     """Send bytes, return all that comes back until the gateway closes or is silent for `seconds`."""
     received = bytearray()
     with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
