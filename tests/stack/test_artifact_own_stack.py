@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import signal
 import subprocess
 import threading
 import time
@@ -24,7 +23,7 @@ from stack.disks import Disk, give
 from stack.transfers import ARTIFACTS, MIB, PRESIGNED, begin_parts, find_lost, list_names, make_bytes, upload_until
 
 Login = tuple[str, str]
-URL_SECONDS = 3
+URL_SECONDS = 8
 QUEUE_MB = 64
 SEGMENT_MB = 16
 RUNS = "/api/2.0/mlflow/runs/"
@@ -95,31 +94,34 @@ def test_a_url_ends_and_what_has_begun_may_finish(own: Deployment, owner: Login,
     assert own.ask(f"{ARTIFACTS}{folder}/large.bin", owner, "PUT", data=content).ok
     url = find_url(own, owner, f"{folder}/large.bin")
     digest, start = hashlib.sha256(), time.monotonic()
-    with requests.get(url, stream=True, timeout=30) as answer:
+    with requests.get(url, stream=True, timeout=90) as answer:
         for number, piece in enumerate(answer.iter_content(MIB)):
             digest.update(piece)
             if number == 10:
                 time.sleep(pause)
-                assert requests.get(url, timeout=30).status_code == 403
-                assert requests.head(url, timeout=30).status_code == 403
+                assert requests.get(url, timeout=90).status_code == 403
+                assert requests.head(url, timeout=90).status_code == 403
     assert time.monotonic() - start > URL_SECONDS
     assert digest.hexdigest() == hashlib.sha256(content).hexdigest()
-    late = requests.get(url, timeout=30)
+    late = requests.get(url, timeout=90)
     assert (late.status_code, late.json()["error_code"]) == (403, "PERMISSION_DENIED")
 
 
 def test_a_url_is_for_one_verb_and_one_key(own: Deployment, owner: Login, folder: str) -> None:
     for name in ("one.txt", "two.txt"):
         assert own.ask(f"{ARTIFACTS}{folder}/{name}", owner, "PUT", data=name.encode()).ok
-    one = find_url(own, owner, f"{folder}/one.txt")
-    upload, parts = begin_parts(own, owner, folder, "parts.bin", 2)
+
+    def find_one() -> str:
+        return find_url(own, owner, f"{folder}/one.txt")  # (one that has not ended)
+
+    upload, _ = begin_parts(own, owner, folder, "parts.bin", 2)
     for method in ("PUT", "POST", "DELETE", "PATCH", "OPTIONS"):
-        answer = requests.request(method, one, data=b"changed", timeout=30)
+        answer = requests.request(method, find_one(), data=b"changed", timeout=90)
         assert answer.status_code in (401, 403, 405), (method, answer.status_code)
     for method in ("GET", "HEAD", "POST", "DELETE"):
-        assert requests.request(method, parts[0], timeout=30).status_code in (401, 403, 405), method
+        _, parts = begin_parts(own, owner, folder, "parts.bin", 1)
+        assert requests.request(method, parts[0], timeout=90).status_code in (401, 403, 405), method
     # What is written behind it changes nothing.
-    one = find_url(own, owner, f"{folder}/one.txt")
     for tail in (
         "?versionId=x",
         "?acl",
@@ -127,11 +129,11 @@ def test_a_url_is_for_one_verb_and_one_key(own: Deployment, owner: Login, folder
         f"?uploadId={upload}&partNumber=2",
         "?response-content-type=text/html",
     ):
-        answer = requests.get(one + tail, timeout=30)
+        answer = requests.get(find_one() + tail, timeout=90)
         assert answer.content == b"one.txt", tail
         assert answer.headers["Content-Type"].startswith("text/plain")
     for tail in ("/two.txt", "/../two.txt", "%2F..%2Ftwo.txt"):
-        assert requests.get(one + tail, timeout=30).status_code == 403, tail
+        assert requests.get(find_one() + tail, timeout=90).status_code == 403, tail
     assert own.ask(f"{ARTIFACTS}{folder}/one.txt", owner).content == b"one.txt"
     assert list_names(own, owner, folder) == {"one.txt", "two.txt"}
 
@@ -140,7 +142,7 @@ def test_a_url_is_for_one_verb_and_one_key(own: Deployment, owner: Login, folder
 def restart(own: Deployment, owner: Login) -> None:
     own.compose("start", "objectstore")
     place = f"{ARTIFACTS}0/up/artifacts/up"
-    wait_until(lambda: own.ask(place, owner, "PUT", data=b"x").ok, "the store takes an object", 120)
+    wait_until(lambda: own.ask(place, owner, "PUT", data=b"x").ok, "the store takes an object")
 
 
 def test_what_was_acknowledged_survives_a_loss_of_power(
@@ -171,7 +173,7 @@ def test_without_synchronous_files_it_would_be_lost(own: Deployment, owner: Logi
 def test_a_file_system_without_them_is_named(own: Deployment) -> None:
     command = ["docker", "run", "--rm", "--network", "none", "--tmpfs", "/data:uid=10002,gid=10002", "--tmpfs", "/tmp"]
     command += ["--volume", f"{own.name}_secrets-objectstore:/run/secrets:ro", "--entrypoint", "timeout"]
-    command += [own.image("objectstore"), "3", "entrypoint"]
+    command += [own.image("objectstore"), "10", "entrypoint"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [line for line in result.stderr.splitlines() if line.startswith("objectstore: ")]
     assert len(lines) == 1, result.stderr[:2000]
@@ -187,11 +189,11 @@ def write_runs(own: Deployment, owner: Login, count: int, end: Callable[[], None
         with requests.Session() as session, contextlib.suppress(requests.RequestException):
             session.auth = owner
             while not enough.is_set():
-                made = session.post(f"{own.url}{RUNS}create", json={"experiment_id": "0"}, timeout=20)
+                made = session.post(f"{own.url}{RUNS}create", json={"experiment_id": "0"}, timeout=90)
                 made.raise_for_status()
                 run = made.json()["run"]["info"]["run_id"]
                 body = {"run_id": run, "key": "kept", "value": 1.0, "timestamp": 1}
-                session.post(f"{own.url}{RUNS}log-metric", json=body, timeout=20).raise_for_status()
+                session.post(f"{own.url}{RUNS}log-metric", json=body, timeout=90).raise_for_status()
                 acknowledged.append(run)
 
     with ThreadPoolExecutor(4) as pool:
@@ -217,7 +219,7 @@ def find_lost_runs(own: Deployment, owner: Login, runs: list[str]) -> list[str]:
 
 def start_database(own: Deployment, owner: Login) -> None:
     own.compose("start", "backup", "postgres")
-    wait_until(lambda: own.is_served(owner), "the database answers", 120)
+    wait_until(lambda: own.is_served(owner), "the database answers")
 
 
 def test_rows_that_were_acknowledged_survive_a_loss_of_power(
@@ -237,7 +239,7 @@ def test_without_fsync_they_would_be_lost(own: Deployment, owner: Login, databas
     def set_fsync(value: str) -> None:
         own.compose("exec", "-T", "postgres", "psql", "-qc", f"alter system set fsync = {value}")
         own.compose("restart", "postgres")
-        wait_until(lambda: own.is_served(owner), "the database answers", 120)
+        wait_until(lambda: own.is_served(owner), "the database answers")
 
     set_fsync("off")
     kept = write_runs(own, owner, 60, lambda: database_disk.cut_power(own))
@@ -299,7 +301,7 @@ def test_a_full_disk_is_said_and_nothing_acknowledged_is_lost(own: Deployment, o
     own.compose("exec", "-T", "objectstore", "rm", "/data/filler")
     freed = time.monotonic()
     place = f"{ARTIFACTS}{folder}/again.bin"
-    wait_until(lambda: own.ask(place, owner, "PUT", data=make_bytes(8 * MIB, 999)).ok, "uploads go on", 150)
+    wait_until(lambda: own.ask(place, owner, "PUT", data=make_bytes(8 * MIB, 999)).ok, "uploads go on")
     print(f"uploads went on {time.monotonic() - freed:.0f} s after there was space again")
     assert own.ask(place, owner).content == make_bytes(8 * MIB, 999)
     assert find_lost(own, owner, folder, expected) == []
@@ -341,7 +343,7 @@ def test_a_full_disk_of_the_database_ends_writes_and_nothing_else(own: Deploymen
     filled = time.monotonic()
     while (answer := log(kept + 1)).ok:
         kept += 1
-        assert time.monotonic() - filled < 60, "writes were never refused"
+        assert time.monotonic() - filled < 240, "writes were never refused"
     print(f"refused {time.monotonic() - filled:.0f} s after little was left, {kept} before")
     assert answer.status_code == 503, answer.text
     assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
@@ -362,11 +364,11 @@ def test_a_full_disk_of_the_database_ends_writes_and_nothing_else(own: Deploymen
     assert "PANIC" not in own.compose("logs", "--no-log-prefix", "--since", begun, "postgres")
     assert own.container("postgres")["State"]["Pid"] == process
     # A server that ends now comes up again as soon as there is room.
-    os.kill(process, signal.SIGKILL)
+    own.kill("postgres")
     time.sleep(3)
     remove_filler(own)
     freed = time.monotonic()
-    wait_until(lambda: log(kept + 1).ok, "writes go on", 90)
+    wait_until(lambda: log(kept + 1).ok, "writes go on")
     print(f"writes went on {time.monotonic() - freed:.0f} s after there was room")
     asked = f"metrics/get-history?run_id={run}&metric_key=kept&max_results=25000"
     history = own.ask(f"/api/2.0/mlflow/{asked}", owner).json()["metrics"]
@@ -396,15 +398,15 @@ def test_wal_that_nobody_takes_is_said_and_does_not_fill_the_disk(own: Deploymen
     set_mode("000")
     try:
         write_segments(2 * QUEUE_MB // SEGMENT_MB)
-        wait_until(lambda: find_fault() != "", "the fault is said", 40)
+        wait_until(lambda: find_fault() != "", "the fault is said")
         print(find_fault())
-        wait_until(lambda: int(ask_postgres(waiting)) <= QUEUE_MB // SEGMENT_MB, "WAL is given up", 60)
+        wait_until(lambda: int(ask_postgres(waiting)) <= QUEUE_MB // SEGMENT_MB, "WAL is given up")
         assert own.is_served(owner)
     finally:
         set_mode("750")
     # What was given up is said until there is a backup anew.
     write_segments(1)  # (which wakes who hands over)
-    wait_until(lambda: "it has a gap" in find_fault(), "the gap is said", 60)
+    wait_until(lambda: "it has a gap" in find_fault(), "the gap is said")
     own.check("backup")
     assert find_fault() == ""
 
@@ -435,9 +437,10 @@ def test_a_url_that_another_stack_has_signed_is_refused(
     # The same path exists in both.
     for deployment, login in ((own, owner), (stack, admin)):
         assert deployment.ask(f"{ARTIFACTS}{folder}/both.txt", login, "PUT", data=b"both").ok
-    theirs, ours = find_url(stack, admin, f"{folder}/both.txt"), find_url(own, owner, f"{folder}/both.txt")
-    assert requests.get(theirs, timeout=30).content == requests.get(ours, timeout=30).content == b"both"
-    assert requests.get(theirs.replace(stack.url, own.url), timeout=30).status_code == 403
-    assert requests.get(ours.replace(own.url, stack.url), timeout=30).status_code == 403
+    for (signer, login), other in (((own, owner), stack), ((stack, admin), own)):
+        url = find_url(signer, login, f"{folder}/both.txt")
+        assert requests.get(url, timeout=90).content == b"both"
+        url = find_url(signer, login, f"{folder}/both.txt")  # (one that has not ended)
+        assert requests.get(url.replace(signer.url, other.url), timeout=90).status_code == 403
     _, parts = begin_parts(stack, admin, folder, "parts.bin", 1)
-    assert requests.put(parts[0].replace(stack.url, own.url), data=b"x", timeout=30).status_code == 403
+    assert requests.put(parts[0].replace(stack.url, own.url), data=b"x", timeout=90).status_code == 403
