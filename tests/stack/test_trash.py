@@ -394,10 +394,16 @@ def test_gc_leaves_alone_what_can_be_undone_and_ends_it(stack: Deployment, admin
     client.create_model_version(name, f"runs:/{run.run_id}/m", run.run_id, await_creation_for=0)
     before = read_model(stack, name)
     client.delete_run(run.run_id)
-    time.sleep(2)
+    earlier = f"""
+with engine.begin() as connection:
+    connection.execute(sqlalchemy.text("SET LOCAL stack.trash = 'off'"))
+    connection.execute(sqlalchemy.text("UPDATE runs SET deleted_time = deleted_time - 3600000"
+                                       " WHERE run_uuid = '{run.run_id}'"))
+"""
+    run_in_tool(stack, earlier)
     client.delete_registered_model(name)
-    # The run was deleted long enough ago, the model that is made from it was not.
-    kept = {each["identifier"]: each["reason"] for each in collect(stack, "--older-than", "2s", "--apply")["kept"]}
+    # The run was deleted an hour ago, the model that is made from it was not.
+    kept = {each["identifier"]: each["reason"] for each in collect(stack, "--older-than", "30m", "--apply")["kept"]}
     assert kept[run.run_id] == f"{name} version 1 (deleted: ./stack trash) is made from it"
     undo(stack, find(stack, "model", name)["id"], find(stack, "run", run.run_id)["id"])
     assert read_model(stack, name) == before
