@@ -74,7 +74,7 @@ def test_what_was_acknowledged_survives_the_kill_of_the_daemon(
         time.sleep(random.uniform(0, 3))
         start = time.monotonic()
         daemon.start()
-        wait_until(lambda: stack.is_served(admin), "the stack serves again", 120)
+        wait_until(lambda: stack.is_served(admin), "the stack serves again")
         print(f"round {number}: served again {time.monotonic() - start:.1f} s after the next daemon's start")
 
     check_nothing_is_lost(stack, admin, tmp_path, KILLS, strike)

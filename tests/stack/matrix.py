@@ -80,7 +80,7 @@ class World:
     def send(self, method: str, path: str, body: dict[str, Any], version: str = "2.0") -> dict[str, Any]:
         options: dict[str, Any] = {"params": body} if method == "GET" else {"json": body}
         url = f"{self.stack.url}/api/{version}/mlflow/{path}"
-        answer = self.session.request(method, url, auth=self.admin, timeout=30, **options)
+        answer = self.session.request(method, url, auth=self.admin, timeout=90, **options)
         assert answer.ok, (path, answer.text)
         result: dict[str, Any] = answer.json()
         return result
@@ -128,7 +128,7 @@ class World:
         assessed = self.send("POST", f"traces/{info['trace_id']}/assessments", judged, "3.0")["assessment"]
         file = f"{experiment}/{run}/artifacts/x.txt"
         url = f"{self.stack.url}/api/2.0/mlflow-artifacts/artifacts/{file}"
-        assert self.session.put(url, data=b"x", auth=self.admin, timeout=30).ok
+        assert self.session.put(url, data=b"x", auth=self.admin, timeout=90).ok
         self.ids |= {
             "experiment_id": experiment,
             "experiment_ids": [experiment],

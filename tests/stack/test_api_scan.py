@@ -238,7 +238,7 @@ def scan(
     for result in results:
         operation = result.ok()
         for case in make_cases(operation, examples):
-            yield f"{operation.method.upper()} {operation.path}", case.call(session=session, timeout=30)
+            yield f"{operation.method.upper()} {operation.path}", case.call(session=session, timeout=90)
 
 
 def make_cases(operation: Any, examples: int) -> list[Any]:

@@ -261,13 +261,13 @@ def test_put_and_get_say_what_http_says(stack: Deployment, admin: Login, folder:
 def test_head_and_get_at_once_are_not_mixed_up(stack: Deployment, admin: Login, folder: str) -> None:
     """The gateway sends the next request on a connection of its own as soon as a HEAD's answer begins."""
     url = f"{stack.url}{ARTIFACTS}{folder}/at-once.txt"
-    assert requests.put(url, data=b"content", auth=admin, timeout=30).ok
+    assert requests.put(url, data=b"content", auth=admin, timeout=90).ok
 
     def ask_in_turn(_client: int) -> set[tuple[int, bytes]]:
         with requests.Session() as session:
             session.auth = admin
             answers = [
-                session.request(method, url, headers=headers, timeout=30)
+                session.request(method, url, headers=headers, timeout=90)
                 for _ in range(25)
                 for method, headers in (("GET", {}), ("HEAD", {}), ("GET", {"Range": "bytes=0-3"}))
             ]
@@ -415,7 +415,7 @@ def test_parts_come_in_any_order_and_twice(stack: Deployment, admin: Login, fold
         # (a first attempt that ended in the middle)
         with begin_upload(stack, urls[number].removeprefix(stack.url), None, len(contents[number])) as connection:
             connection.sendall(contents[number][: len(contents[number]) // 2])
-        answer = requests.put(urls[number], data=contents[number], timeout=30)
+        answer = requests.put(urls[number], data=contents[number], timeout=90)
         assert answer.status_code == 200, answer.text
         etags[number] = answer.headers["ETag"]
     complete = stack.ask(

@@ -93,17 +93,17 @@ def test_a_url_outlives_neither_its_object_nor_shows_another_version(
     folder = intruders.own_folder
     put_artifact(stack, admin, f"{folder}/gone.txt", "gone")
     url = stack.ask(f"{PRESIGNED}{folder}/gone.txt", intruders.viewer).json()["url"]
-    assert requests.get(url, timeout=30).text == "gone"
+    assert requests.get(url, timeout=90).text == "gone"
     assert stack.ask(f"{ARTIFACTS}{folder}/gone.txt", admin, "DELETE").ok
-    assert requests.get(url, timeout=30).status_code == 404
-    assert requests.get(url + "?versionId=null", timeout=30).status_code == 404
+    assert requests.get(url, timeout=90).status_code == 404
+    assert requests.get(url + "?versionId=null", timeout=90).status_code == 404
 
 
 def test_parts_that_nobody_put_together_are_no_artifact(stack: Deployment, admin: Login, intruders: Intruders) -> None:
     """The parts' URLs need no login: what makes them visible does, with the right to write."""
     folder = intruders.own_folder
     upload, urls = begin_parts(stack, intruders.editor, folder, "parts.txt", 1)
-    put = requests.put(urls[0], data=b"part", timeout=30)
+    put = requests.put(urls[0], data=b"part", timeout=90)
     assert put.ok
     body = {"path": "parts.txt", "upload_id": upload, "parts": [{"part_number": 1, "etag": put.headers["ETag"]}]}
     for login in (None, intruders.newcomer, intruders.viewer):

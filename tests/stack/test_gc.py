@@ -94,7 +94,7 @@ def watch_second_store(stack: Deployment) -> None:
 import boto3, os, sys, time
 os.environ["AWS_SHARED_CREDENTIALS_FILE"] = "/run/secrets/root_credentials"
 s3 = boto3.client("s3", endpoint_url=sys.argv[1], region_name="us-east-1")
-end = time.monotonic() + 150
+end = time.monotonic() + 900
 while True:
     try:
         s3.create_bucket(Bucket="bucket")
@@ -291,7 +291,7 @@ def test_a_second_one_at_the_same_time_is_refused(
 ) -> None:
     run, folder = make_run()
     client.delete_run(run)
-    script = "with removal.lock(engine):\n    print('locked', flush=True)\n    import time; time.sleep(60)"
+    script = "with removal.lock(engine):\n    print('locked', flush=True)\n    import time; time.sleep(3600)"
     command = ["docker", "compose", "run", "--rm", "--no-deps", "-T", "--name", f"{stack.name}-locker"]
     with subprocess.Popen(
         [*command, "--entrypoint", "python", "artifacts", "-c", PREAMBLE + script],
@@ -312,7 +312,7 @@ def test_a_second_one_at_the_same_time_is_refused(
             subprocess.run(["docker", "rm", "--force", f"{stack.name}-locker"], check=True, capture_output=True)
     # Killed, it holds nothing any more.
     tool = stack.tool("artifacts")
-    wait_until(lambda: tool.run("gc", *ALL, "--apply").returncode == 0, "the lock is free", 20)
+    wait_until(lambda: tool.run("gc", *ALL, "--apply").returncode == 0, "the lock is free")
     assert count_versions(stack, folder) == (0, 0)
 
 
@@ -385,11 +385,9 @@ s3.upload_part(Bucket=name, Key={folder + "big.bin"!r}, UploadId=upload, PartNum
     assert run_in_tool(stack, uploads) == "1\n"
 
     time.sleep(3)
-    made = time.monotonic()
     client.log_text(run, "newest", "deep/b.txt")
     aged = ("--versions-older-than", "2s", "--uploads-older-than", "2s")
     looked = collect(stack, *aged)
-    assert time.monotonic() - made < 30
     assert [line["rows"] for line in looked["summary"] if line["what"] == "unfinished uploads"] != [0]
     assert count_versions(stack, folder) == (6, 2)
     collect(stack, *aged, "--apply")
@@ -482,7 +480,7 @@ def test_bad_options_and_dead_neighbours_get_one_line(stack: Deployment) -> None
             assert refused.stderr.count("\n") == 1, refused.stderr
         finally:
             stack.compose("start", service)
-    wait_until(lambda: tool.run("gc").returncode == 0, "both are back", 60)
+    wait_until(lambda: tool.run("gc").returncode == 0, "both are back")
 
 
 @pytest.mark.skipif(not IS_SEAWEEDFS, reason="MinIO has a time of its own")

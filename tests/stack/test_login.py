@@ -115,15 +115,15 @@ def presigned(stack: Deployment, admin: Login, sign_path: str) -> str:
 
 def test_a_signed_url_leads_through_the_gateway_and_needs_no_login(stack: Deployment, presigned: str) -> None:
     assert presigned.startswith(stack.url + "/signed/")
-    answer = requests.get(presigned, timeout=30)
+    answer = requests.get(presigned, timeout=90)
     assert (answer.status_code, answer.text) == (200, "signed")
 
 
 def test_a_signed_url_follows_the_host_that_the_client_used(stack: Deployment, admin: Login, sign_path: str) -> None:
     local = stack.url.replace("127.0.0.1", "localhost")
-    url = requests.get(local + sign_path, auth=admin, timeout=30).json()["url"]
+    url = requests.get(local + sign_path, auth=admin, timeout=90).json()["url"]
     assert url.startswith(local + "/signed/")
-    assert requests.get(url, timeout=30).text == "signed"
+    assert requests.get(url, timeout=90).text == "signed"
 
 
 def test_a_signed_url_is_good_for_its_own_key_and_verb_only(presigned: str) -> None:
@@ -142,9 +142,9 @@ def test_a_signed_url_is_good_for_its_own_key_and_verb_only(presigned: str) -> N
         ("POST", presigned, {}),
     ]
     for method, url, options in attempts:
-        status = requests.request(method, url, timeout=30, **options).status_code
+        status = requests.request(method, url, timeout=90, **options).status_code
         assert status in (401, 403, 404, 405), (method, url, status)
-    assert requests.get(presigned, timeout=30).text == "signed"
+    assert requests.get(presigned, timeout=90).text == "signed"
 
 
 def test_an_ordinary_user_sees_nothing_that_is_not_theirs(

@@ -38,7 +38,7 @@ def test_plain_compose_up_does_the_same_as_stack_up(plain: Deployment) -> None:
     def trainer_is_done() -> bool:
         return bool(plain.container("trainer")["State"]["Status"] == "exited")
 
-    wait_until(trainer_is_done, "the trainer has ended", 120)
+    wait_until(trainer_is_done, "the trainer has ended")
     assert plain.container("trainer")["State"]["ExitCode"] == 0, plain.logs("trainer")
     known = read_exports(plain.check("env"))
     login = known["MLFLOW_TRACKING_USERNAME"], known["MLFLOW_TRACKING_PASSWORD"]
@@ -174,7 +174,7 @@ def test_job_runners_run_when_the_operator_wants_them(plain: Deployment) -> None
     plain.environment |= {"STACK_JOBS": "on", "STACK_MLFLOW_MEMORY": "4g"}
     plain.compose("up", "--detach", "--no-build", "--no-deps", "mlflow")
     login = read_login(plain)
-    wait_until(lambda: plain.is_served(login), "the server is up", 90)
+    wait_until(lambda: plain.is_served(login), "the server is up")
 
     def runners() -> int:
         return plain.compose("top", "mlflow").count("mlflow.server.jobs")
@@ -183,7 +183,7 @@ def test_job_runners_run_when_the_operator_wants_them(plain: Deployment) -> None
     assert mlflow.__version__ in plain.ask("/version", login).text
     plain.environment |= {"STACK_JOBS": "off"}
     plain.compose("up", "--detach", "--no-build", "--no-deps", "mlflow")
-    wait_until(lambda: plain.is_served(login) and runners() == 0, "the server is up without them", 90)
+    wait_until(lambda: plain.is_served(login) and runners() == 0, "the server is up without them")
 
 
 def test_removed_accounts_stay_removed_an_unfinished_store_is_finished_and_what_was_spooled_goes(
@@ -200,7 +200,7 @@ def test_removed_accounts_stay_removed_an_unfinished_store_is_finished_and_what_
         plain.compose("exec", "-T", "mlflow", "sh", "-c", spool)
         plain.compose("kill", "mlflow")
         plain.compose("start", "mlflow")
-        wait_until(lambda: plain.is_served(login), "the server is up", 90)
+        wait_until(lambda: plain.is_served(login), "the server is up")
         left = plain.compose("exec", "-T", "mlflow", "sh", "-c", "ls $TMPDIR").split()
         assert not {"left", "y"}.intersection(left)
 

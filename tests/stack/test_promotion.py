@@ -221,7 +221,7 @@ def test_what_a_rule_saw_is_still_so_when_mlflow_does_its_work(
         path, body = "/api/2.0/mlflow/model-versions/delete", {"name": name, "version": "1"}
         deleting = pool.submit(stack.ask, path, editor, "DELETE", json=body)
         waiting = "select count(*) from pg_locks where locktype = 'advisory' and not granted"
-        wait_until(lambda: psql(waiting) == "1", "the request waits for the promotion", 10)
+        wait_until(lambda: psql(waiting) == "1", "the request waits for the promotion")
         columns = "(workspace, name, alias, version)"
         added = f"insert into registered_model_aliases {columns} values ('default', '{name}', 'production', 1)"
         assert psql(f"{added} returning version") == "1"

@@ -121,7 +121,7 @@ def test_no_two_that_change_objects_run_at_once(moving: Deployment, service: str
         f"--label=com.docker.compose.{key}={value}" for key, value in (("project", moving.name), ("service", service))
     ]
     holder = subprocess.check_output(
-        ["docker", "run", "--detach", "--rm", "--init", *labels, os.environ["STACK_TEST_BASE_IMAGE"], "sleep", "60"],
+        ["docker", "run", "--detach", "--rm", "--init", *labels, os.environ["STACK_TEST_BASE_IMAGE"], "sleep", "3600"],
         text=True,
     ).strip()
     try:

@@ -38,7 +38,7 @@ def run_example(stack: Deployment, *command: str, **login: str) -> str:
         env={**clean, **stack.login(), **login},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -159,7 +159,7 @@ def test_a_pipeline_trains_registers_and_promotes_by_an_account_of_its_own(
         env={**os.environ, **stack.login(), **login, "MODEL": "Wine_by_pipeline"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -109,7 +109,7 @@ def begin_upload(
     lines.append("Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}")
     if login:
         lines.append(basic(login))
-    connection = socket.create_connection(("127.0.0.1", stack.port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", stack.port), timeout=90)
     connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
     return connection
 
