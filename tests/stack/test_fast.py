@@ -143,7 +143,22 @@ def sort_lists(value: Any, *, in_run: bool = False) -> Any:
     }
 
 
-def describe(side: Side, response: Answer) -> tuple[object, ...]:
+def sort_history(metrics: list[dict[str, Any]], *, is_part: bool) -> list[dict[str, Any]]:
+    """Return a history with that sorted which its order leaves open.
+
+    It is by time, step and value, and NaN is kept as 0: of both at one time and step either comes first. A part of the
+    history may end between them, so that there they are one.
+    """
+    if is_part:
+        metrics = [{**each, "value": 0.0 if each["value"] == "NaN" else each["value"]} for each in metrics]
+
+    def find_place(metric: dict[str, Any]) -> tuple[Any, ...]:
+        return metric["timestamp"], metric["step"], 0.0 if metric["value"] == "NaN" else metric["value"]
+
+    return [each for _, tied in itertools.groupby(metrics, find_place) for each in sorted(tied, key=json.dumps)]
+
+
+def describe(side: Side, response: Answer, call: Call) -> tuple[object, ...]:
     """Return what a client sees of an answer."""
     text = side.name(response.text)
     if not response.ok:
@@ -151,6 +166,9 @@ def describe(side: Side, response: Answer) -> tuple[object, ...]:
         text = SET.sub(sort_set, PARAMETERS.sub("", ID.sub("(id)", text)))
     try:
         content = sort_lists(json.loads(text))
+        if response.ok and call.path == "metrics/get-history" and "metrics" in content:
+            is_part = any(name in ("max_results", "page_token") for name, _ in call.query)
+            content["metrics"] = sort_history(content["metrics"], is_part=is_part)
     except ValueError:
         content = text
     return response.status_code, content, {name: response.headers.get(name) for name in HEADERS}
@@ -405,7 +423,8 @@ class Twins:
                 side.tokens |= {info["run_id"]: f"run {number}"}
                 if NAMED.fullmatch(info["run_name"]):
                     side.tokens |= {info["run_name"]: f"name {number}"}
-        fast, slow = (describe(side, answer) for side, answer in zip((self.fast, self.slow), answers, strict=True))
+        both = zip((self.fast, self.slow), answers, strict=True)
+        fast, slow = (describe(side, answer, call) for side, answer in both)
         return None if fast == slow else f"{call}\n  fast: {str(fast)[:1500]}\n  slow: {str(slow)[:1500]}"
 
     def query(self, service: str, statement: str) -> list[str]:
