@@ -253,7 +253,7 @@ def test_what_can_not_be_upgraded_is_said_in_one_line(releases: Releases) -> Non
         turn.write(f"upgrade {os.getpid()}\n")
         turn.flush()
         assert f"./stack upgrade runs at the moment (process {os.getpid()})" in refuse("--from", "previous")
-        for command in (["backup"], ["restore"], ["gc"], ["up"], ["down"]):
+        for command in (["backup"], ["restore"], ["gc"], ["up"], ["down"], ["undo", "1"], ["artifacts", "migrate"]):
             result = stack.run(*command)
             assert result.returncode == 1, command
             assert "./stack upgrade runs at the moment" in result.stderr, (command, result.stderr)
@@ -353,8 +353,10 @@ def test_a_migration_that_fails_leads_back_to_the_old_data_and_images(releases: 
         releases.ask_postgres("mlflow", "SELECT count(*) FROM pg_indexes WHERE indexname = 'stack_runs_failing'") == "0"
     )
     may = "has_database_privilege('{}', 'mlflow', 'CONNECT')"
-    privileges = f"SELECT {may.format('backup')}, {may.format('auth')}"
-    assert releases.ask_postgres("postgres", privileges) == "t|f"
+    privileges = (
+        f"SELECT {may.format('backup')}, {may.format('auth')}, has_database_privilege('undo', 'auth', 'CONNECT')"
+    )
+    assert releases.ask_postgres("postgres", privileges) == "t|f|t"
     assert git(releases.root, "diff", "v0.99.1", "--stat") == ""
     aside = releases.root / ".upgrade" / releases.stack.name / "aside"
     assert (aside / "docs/mine.md").read_text() == "mine"
