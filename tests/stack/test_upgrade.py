@@ -378,9 +378,33 @@ def count_rows(releases: Releases) -> dict[str, int]:
     return found
 
 
+def break_follower(root: Path) -> None:
+    (root / "services/follower/follower/__main__.py").write_text('raise SystemExit("follower: broken")\n')
+
+
+def test_a_server_that_does_not_come_up_in_the_end_is_mended_and_the_upgrade_goes_on(releases: Releases) -> None:
+    releases.make("v0.99.4", "0.99.4", break_follower)
+    result = releases.upgrade()
+    assert result.returncode == 1
+    assert "follower is not ready" in result.stderr
+    assert "follower: broken" in result.stderr
+    # Clients are in: there is no way but on.
+    assert releases.stack.is_served(releases.login)
+    refused = releases.stack.run("backup")
+    assert "an upgrade to 0.99.4" in refused.stderr
+    assert "./stack upgrade goes on with it" in refused.stderr
+    git(releases.root, "checkout", "--quiet", "v0.99.1", "services/follower")
+    git(releases.root, "commit", "--quiet", "--all", "--message", "mended")
+    releases.make("v0.99.5")
+    result = releases.upgrade()
+    assert result.returncode == 0, result.stderr
+    releases.check_whole("0.99.4")
+    assert releases.stack.run("status").returncode == 0
+
+
 def is_retried(releases: Releases, how: str, seconds: float) -> str:
     """Begin an upgrade to the other release, kill something after that time; return which runs in the end."""
-    ends = {"0.99.1": "0.99.3", "0.99.3": "0.99.1"}
+    ends = {"0.99.4": "0.99.1", "0.99.1": "0.99.3", "0.99.3": "0.99.1"}
     [old] = releases.find_versions()
     log = releases.root.parent / "upgrade.log"
     with Writer(releases), log.open("w") as said_to:
