@@ -50,7 +50,7 @@ def make_room() -> None:
     for line in Path("/proc/mounts").read_text().splitlines():
         _, place, kind, *_ = line.split()
         if kind in ("cgroup", "cgroup2", "sysfs"):
-            subprocess.run(["mount", "-o", "remount,rw", place], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,rw", place], check=True)
     # (with version 2, groups that limit anything have no processes beside them)
     if (CGROUPS / "cgroup.controllers").exists():
         (CGROUPS / "init").mkdir(exist_ok=True)
