@@ -582,6 +582,12 @@ def test_an_accidental_delete_is_undone_to_the_second(scene: Scene) -> None:
 def check_nothing_starts_after_an_end_in_the_middle(source: Deployment, moment: str) -> None:
     """End a restore when the database is the restored one and the objects are not: nobody is to see that mixture."""
     command = ["./stack", "restore", "--at", moment, "--replace"]
+    label = f"label=com.docker.compose.project={source.name}"
+    named = ["docker", "ps", "--filter", label, "--format", '{{.Label "com.docker.compose.service"}}']
+
+    def list_services() -> list[str]:
+        return subprocess.run(named, check=True, capture_output=True, text=True).stdout.split()
+
     said = ""
     with subprocess.Popen(
         command, cwd=source.root, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -590,6 +596,7 @@ def check_nothing_starts_after_an_end_in_the_middle(source: Deployment, moment: 
         for line in ended.stderr:
             said += line
             if line.startswith("==> Bringing back the database"):
+                wait_until(lambda: "postgres" in list_services(), "the database comes back")
                 ended.terminate()
     assert ended.returncode == 130, said
     assert "the restore has not come to its end: the same ./stack restore again" in said
@@ -598,10 +605,7 @@ def check_nothing_starts_after_an_end_in_the_middle(source: Deployment, moment: 
         refused = source.run(*command)
         assert refused.returncode == 1, command
         assert "has not come to its end" in refused.stderr or "is not running" in refused.stderr, refused.stderr
-    label = f"label=com.docker.compose.project={source.name}"
-    named = ["docker", "ps", "--filter", label, "--format", '{{.Label "com.docker.compose.service"}}']
-    runs = subprocess.run(named, check=True, capture_output=True, text=True).stdout.split()
-    assert set(runs) <= {"objectstore"}
+    assert set(list_services()) <= {"objectstore"}
 
 
 def test_a_database_that_does_not_fit_is_refused_and_takes_no_room(scene: Scene, tmp_path: Path) -> None:
