@@ -85,7 +85,7 @@ def _make(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     ARCHIVING.touch()
     source = capture.Source(repository, capture.open_bucket(chosen.store))
     since = datetime.fromtimestamp(find_beginning(repository, begun), UTC)
-    known: Known = {} if is_full else capture.find_known(repository)
+    known: Known = {} if is_full else capture.find_known(repository, capture.find_history(repository)[0])
     progress.say(f"set {name}: copying objects that are new")
     _, copied = capture.capture(source, known, since, progress.report, may_vanish=True)
     progress.say("copying the database's files")
