@@ -162,8 +162,12 @@ def list_files(repository: Repository, label: str, first: str, last: str) -> lis
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        error.filename = str(path)  # (one that comes on the way does not name it)
+        raise
 
 
 def read_fingerprints() -> dict[str, str]:

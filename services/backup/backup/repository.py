@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -191,7 +191,9 @@ def read_identity(folder: Path, shown: str) -> Identity:
         raise FaultError(
             f"{shown} can't be read by the user backup ({os.getuid()}): chown -R {os.getuid()} it"
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise FaultError(f"{shown} can't be read ({error.strerror}): see that its disk is there, and well") from None
+    except msgspec.DecodeError as error:
         raise FaultError(f"{shown}/{IDENTITY} is damaged ({error}): take it from a copy of the folder") from None
 
 
@@ -243,9 +245,15 @@ def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
         temporary.write_bytes(msgspec.json.encode(identity))
         temporary.replace(folder / IDENTITY)
     except OSError as error:
-        raise FaultError(
-            f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"
-        ) from None
+        raise explain(shown, error) from None
+
+
+def explain(shown: str, error: OSError) -> FaultError:
+    """Return the fault of a folder that can't be written."""
+    remedy = "see that its disk is there, neither full nor read-only"
+    if isinstance(error, PermissionError):
+        remedy = f"it must be the user backup's ({os.getuid()})"
+    return FaultError(f"{shown} can't be written ({error.strerror}): {remedy}")
 
 
 def check_owner(folder: Path, shown: str, stack: str) -> None:
@@ -272,14 +280,13 @@ def read_system() -> int | None:
 
 @contextmanager
 def alone(folder: Path, shown: str, what: str = LOCK, *, waits: bool = False) -> Iterator[None]:
-    """Be the only one who changes the sets, or copies objects. Raises FaultError if somebody else does."""
-    try:
-        with (folder / what).open("w") as file:
+    """Be the only one who changes the sets, or copies objects. Raises BusyError if somebody else does, FaultError."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context((folder / what).open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-            yield
-    except BlockingIOError:
-        raise BusyError(f"another backup to {shown} is at work: wait for its end") from None
-    except PermissionError as error:
-        raise FaultError(
-            f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"
-        ) from None
+        except BlockingIOError:
+            raise BusyError(f"another backup to {shown} is at work: wait for its end") from None
+        except OSError as error:
+            raise explain(shown, error) from None
+        yield
