@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import runpy
 import sys
@@ -70,6 +71,116 @@ def lose(target: Path) -> None:
     """Let nothing below the folder be read, as where its disk is away."""
     target.rename(target.with_name("away"))
     target.touch()
+
+
+# ------------------------------------------------------------------------------------------------------ another folder
+def test_a_folder_with_what_the_stack_itself_wrote_becomes_one_of_backups(target: Path) -> None:
+    for name in ("schedule.json", "lock", "lock.objects", "repository.json.new"):
+        (target / name).touch()
+    repository.make(target, SHOWN, "s", "")
+    assert repository.read_identity(target, SHOWN).stack == "s"
+    with repository.opened(target, SHOWN, ""):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "part"), [("thesis.odt", "is not empty, and holds no backups"), (f"files/sets/{SET}", "has sets, but no")]
+)
+def test_what_else_is_in_a_folder_is_left_alone(target: Path, name: str, part: str) -> None:
+    (target / name).parent.mkdir(parents=True, exist_ok=True)
+    (target / name).write_text("mine")
+    with pytest.raises(FaultError, match=part):
+        repository.make(target, SHOWN, "s", "")
+    assert not (target / repository.IDENTITY).exists()
+
+
+@pytest.mark.parametrize(
+    ("former", "begins"),
+    [
+        (None, True),  # the first set of all
+        ("backups", True),  # another place is named
+        (SHOWN, False),  # its disk is not mounted
+        ("", False),  # the same, of an earlier version
+    ],
+)
+def test_the_schedule_begins_in_a_new_place_and_not_where_backups_are_gone(
+    target: Path, monkeypatch: pytest.MonkeyPatch, former: str | None, begins: bool
+) -> None:
+    made: list[str] = []
+
+    def make() -> None:
+        repository.make(target, SHOWN, "s", "")
+        made.append(SET)
+
+    monkeypatch.setenv("STACK_BACKUP_KEEP", "7d")
+    monkeypatch.setattr(cli, "make", make)
+    monkeypatch.setattr(repository.Repository, "read_sets", lambda _: [])
+    monkeypatch.setattr(repository.Repository, "find_damaged", lambda _: set())
+    if former is not None:
+        serving.ARCHIVING.write_text(former)
+    if begins:
+        cli.scheduled()
+    else:
+        with pytest.raises(FaultError, match="has no backups any more: see that its disk is there, or begin anew"):
+            cli.scheduled()
+        with pytest.raises(FaultError, match="has no backups any more"):
+            cli.prepare()
+    assert bool(made) is begins
+    assert serving.ARCHIVING.exists() is (former is not None)
+
+
+# ------------------------------------------------------------------------------------------------------------ archiving
+def take_away(target: Path) -> None:
+    (target / repository.IDENTITY).unlink()
+
+
+def damage(target: Path) -> None:
+    (target / repository.IDENTITY).write_bytes(b"{")
+
+
+def make_unreadable(target: Path) -> None:
+    (target / repository.IDENTITY).unlink()
+    (target / repository.IDENTITY).mkdir()
+
+
+@pytest.mark.parametrize("harm", [lose, take_away, damage, make_unreadable])
+def test_wal_waits_for_a_target_that_is_in_trouble_and_that_is_said(
+    target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], harm: Any
+) -> None:
+    monkeypatch.setattr(database, "find_archive_fault", lambda: "32 MB wait")
+    repository.make(target, SHOWN, "s", "")
+    cli.prepare()
+    assert serving.ARCHIVING.exists()
+    harm(target)
+    with pytest.raises(FaultError):
+        cli.check_own(settings.load())
+    assert serving.ARCHIVING.exists()
+    with pytest.raises(FaultError):
+        cli.prepare()
+    assert serving.ARCHIVING.exists()
+    cli.copy_between()
+    said = json.loads(capsys.readouterr().out)
+    assert (said["archive"], SHOWN in said["copies"]) == ("32 MB wait", True)
+
+
+def test_wal_is_not_kept_for_a_target_of_somebody_else(
+    target: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    repository.make(target, SHOWN, "s", "")
+    cli.prepare()
+    be_called(monkeypatch, "other")
+    with pytest.raises(FaultError, match="has the backups of stack 's', this is 'other'"):
+        cli.prepare()
+    assert not serving.ARCHIVING.exists()
+    be_called(monkeypatch, "s")
+    cli.prepare()
+    monkeypatch.setattr(repository, "PGDATA", tmp_path / "data")
+    (tmp_path / "data/global").mkdir(parents=True)
+    (tmp_path / "data/global/pg_control").write_bytes((17).to_bytes(8, "little"))
+    monkeypatch.setattr(pgbackrest, "find_system", lambda: 16)
+    with pytest.raises(FaultError, match="another database"):
+        cli.check_own(settings.load())
+    assert not serving.ARCHIVING.exists()
 
 
 # ----------------------------------------------------------------------------------------------------- errors of files

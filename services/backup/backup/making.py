@@ -82,7 +82,7 @@ def _make(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     sets = repository.find_sets()
     name = name_set(begun, sets)
     repository.shelf.write(f"{BEGUN}/{name}", [chosen.stack.encode()])
-    ARCHIVING.touch()
+    ARCHIVING.write_text(chosen.shown)
     source = capture.Source(repository, capture.open_bucket(chosen.store))
     since = datetime.fromtimestamp(find_beginning(repository, begun), UTC)
     known: Known = {} if is_full else capture.find_known(repository, capture.find_history(repository)[0])
