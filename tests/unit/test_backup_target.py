@@ -9,12 +9,15 @@ import runpy
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 import pytest
 
+import state as told_state
+from admin import status
 from admin.faults import FaultError
-from backup import cli, database, making, passing, pgbackrest, repository, serving, settings, shelf
+from backup import cli, database, making, passing, pgbackrest, programs, repository, serving, settings, shelf
 from backup.settings import Settings
 
 SHOWN = "/mnt/backups"
@@ -71,6 +74,13 @@ def lose(target: Path) -> None:
     """Let nothing below the folder be read, as where its disk is away."""
     target.rename(target.with_name("away"))
     target.touch()
+
+
+def read_lines(target: Path, state: Path) -> status.Backups:
+    """Return what ./stack status says."""
+    found = status.read_backups(json.dumps({"Backups": told_state.describe(target, state)}), datetime.now(UTC))
+    assert found
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------ another folder
@@ -181,6 +191,116 @@ def test_wal_is_not_kept_for_a_target_of_somebody_else(
     with pytest.raises(FaultError, match="another database"):
         cli.check_own(settings.load())
     assert not serving.ARCHIVING.exists()
+
+
+def test_the_last_round_of_all_is_certain(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+
+    def run(*command: str, said: str = "") -> SimpleNamespace:
+        if command[-1] == "tell":
+            sent.append(json.loads(said)["body"])
+        out = json.dumps({"copies": "it is another stack's"})
+        return SimpleNamespace(returncode=0, stderr="", stdout=f"{out}\n")
+
+    monkeypatch.setattr(programs, "run", run)
+    serving.NOTIFY.write_text("json://x")
+    serving.ARCHIVING.touch()
+    watch = serving.Watch(serving.Schedule("off"))
+    watch._go_round()
+    watch._tell(NOON)
+    assert sent == []  # the next one may find it well
+    serving.ARCHIVING.unlink()
+    watch._go_round()
+    watch._tell(NOON)
+    assert [body.splitlines()[0] for body in sent] == ["objects: it is another stack's"]
+    assert "carried" not in serving.read_state()
+
+
+# ----------------------------------------------------------------------------------------------- what is known and told
+class Receiver:
+    """Who gets messages."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.bodies: list[str] = []
+        monkeypatch.setattr(programs, "run", self._run)
+        serving.NOTIFY.write_text("json://x")
+
+    def _run(self, *_: str, said: str = "") -> SimpleNamespace:
+        self.bodies.append(json.loads(said)["body"])
+        return SimpleNamespace(returncode=0, stderr="", stdout="")
+
+
+def test_that_the_target_is_dead_is_told_and_shown(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver(monkeypatch)
+    repository.make(target, SHOWN, "s", "")
+    lose(target)
+    serving.write_state({"fault": "it can't be read", "archive": "32 MB wait"})
+    watch = serving.Watch(serving.Schedule("off"))
+    for _ in range(3):
+        watch._tell(NOON)
+    assert len(receiver.bodies) == 1
+    assert "backup: it can't be read\nWAL: 32 MB wait" in receiver.bodies[0]
+    shown = read_lines(target, serving.STATE)
+    assert not shown.is_well
+    assert shown.line.startswith("no backup can be read; none by themselves")
+    assert f"target: {SHOWN} can't be read (Not a directory): see that its disk is there" in shown.line
+    assert "WAL: 32 MB wait" in shown.line
+
+
+def test_a_target_that_is_dead_is_not_well_before_anything_else_is_known(target: Path) -> None:
+    assert read_lines(target, serving.STATE).is_well  # no backup yet, and none wanted
+    lose(target)
+    assert not read_lines(target, serving.STATE).is_well
+
+
+@pytest.mark.parametrize("full", ["target", "state"])
+def test_a_message_goes_out_once_also_where_that_can_not_be_written_down(
+    target: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    receiver = Receiver(monkeypatch)
+    repository.make(target, SHOWN, "s", "")
+    (target / "files/sets").mkdir()
+    (target / "files/sets" / SET).touch()
+    # (a disk that is full to the last byte)
+    ((target if full == "target" else serving.STATE.parent) / "schedule.new").symlink_to("/dev/full")
+    watch = serving.Watch(serving.Schedule("02:30"))
+    for minute in range(3):
+        watch._tell(NOON + 26 * 3600 + 60 * minute)
+    assert [body.splitlines()[0] for body in receiver.bodies] == ["late: the newest backup is 26 h old"]
+
+
+def test_a_backup_that_is_late_stays_so_while_the_target_is_away(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver(monkeypatch)
+    (target / "files/sets").mkdir(parents=True)
+    (target / "files/sets" / SET).touch()
+    watch = serving.Watch(serving.Schedule("02:30"))
+    watch._measured = serving.find_newest()
+    watch._tell(NOON + 26 * 3600)
+    lose(target)
+    watch._tell(NOON + 26 * 3600)
+    assert len(receiver.bodies) == 1
+
+
+def test_the_next_start_knows_what_was_told(target: Path) -> None:
+    repository.make(target, SHOWN, "s", "")
+    serving.write_state({"told": {"backup": "x"}})
+    serving.STATE.unlink()
+    assert serving.read_state() == {}
+    serving.recall()
+    assert serving.read_state() == {"told": {"backup": "x"}}
+
+
+@pytest.mark.parametrize("whose", ["nobody", "other"])
+def test_nothing_is_written_into_a_folder_that_is_not_the_stacks(target: Path, whose: str) -> None:
+    if whose == "other":
+        repository.make(target, SHOWN, "other", "")
+        (target / "schedule.json").write_text('{"fault": "theirs"}')
+    before = {path: path.is_file() and path.read_bytes() for path in target.rglob("*")}
+    serving.recall()
+    assert serving.read_state() == {}
+    serving.write_state({"fault": "x"})
+    assert serving.read_state() == {"fault": "x"}
+    assert {path: path.is_file() and path.read_bytes() for path in target.rglob("*")} == before
 
 
 # ----------------------------------------------------------------------------------------------------- errors of files
