@@ -121,7 +121,7 @@ STATE = {
         (
             {"sets": [], "at": "off", "archive": "32 MB wait"},
             False,
-            "makes one; none by themselves (./stack backup schedule); WAL: 32",
+            "no backup; none by themselves (./stack backup schedule); WAL: 32",
         ),
         ({"sets": [], "at": "off", "target": "/b can't be read"}, False, "no backup can be read; none by themselves"),
     ],

@@ -158,7 +158,8 @@ def read_backups(text: str, now: datetime) -> Backups | None:
     plan = "none by themselves (./stack backup schedule)" if at == "off" else f"each day at {at} UTC"
     faults = [f"{what}: {state[part]}" for part, what in BACKUP_FAULTS.items() if state.get(part)]
     if not names:
-        shown = "no backup can be read" if state.get("target") else "no backup: ./stack backup makes one"
+        shown = "no backup can be read" if state.get("target") else "no backup"
+        shown += "" if faults else ": ./stack backup makes one"  # (it would begin anew where a disk is away)
         return Backups("; ".join([shown, plan, *faults]), is_well=at == "off" and not faults)
     age = now - datetime.strptime(names[-1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     hours = age.total_seconds() / 3600
