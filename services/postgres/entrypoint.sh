@@ -31,7 +31,10 @@ run_sql() { # data directory
 }
 
 make_cluster() {
-    [ -s "$PGDATA/PG_VERSION" ] && return
+    if [ -s "$PGDATA/PG_VERSION" ]; then
+        rm -rf "$PGDATA.restored" # (of a restore that was killed: it would take the room that the server needs)
+        return
+    fi
     [ ! -e "$PGDATA.replaced" ] || fail "a restore was interrupted (what was there before is in $PGDATA.replaced): run ./stack restore again"
     new=$PGDATA.new # renamed when complete: an interrupted first start leaves no half-made cluster
     rm -rf "$new"

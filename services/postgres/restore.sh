@@ -4,10 +4,11 @@
 set -eu
 
 bin=/usr/lib/postgresql/17/bin
-label=$1 type=$2 target=$3
+label=$1 type=$2 target=$3 id=$4
 new=$PGDATA.restored
 conf=/tmp/restore.conf
 log=/tmp/recovery.log
+WAL_MB=300 # that a server has in its folder, and some room
 umask 077
 
 fail() {
@@ -55,7 +56,18 @@ settle() { # ends the recovered server, and with it what the recovery was told
     done
 }
 
+check_space() { # (what the former database takes stays until the new one is whole; of the WAL a part at a time is there)
+    said=$(pgbackrest --config="$conf" --stanza=main --set="$label" --output=json info) || fail "backup $label can't be read, see above: the former database is untouched"
+    size=$(printf %s "$said" | grep -oE '"size":[0-9]+' | sed 's/.*://' | sort -n | tail -n 1)
+    free=$(df -Pk "$(dirname "$PGDATA")" | awk 'NR == 2 {print int($4 / 1024)}')
+    needed=$((${size:-0} / 1048576 + WAL_MB))
+    [ "$free" -ge "$needed" ] || fail "only $free MB are free for the database, and the one of backup $label needs $needed MB beside it: free space: the former database is untouched"
+}
+
 write_conf
+rm -rf "$new" "$PGDATA.replacing"
+trap 'rm -rf "$new"' EXIT
+check_space
 if ! recover "$type" "$target"; then
     # Nothing was committed after that time, as far as the archive goes: its end is that moment.
     { [ "$type" = time ] && grep -q 'recovery ended before configured recovery target was reached' "$log"; } ||
@@ -63,7 +75,9 @@ if ! recover "$type" "$target"; then
     recover end '' || { tail -n 20 "$log" >&2 && fail "backup $label can't be replayed: the former database is untouched"; }
 fi
 settle
+printf '%s\n' "$id" >"$PGDATA.replacing" # (./stack asks for it when this ends otherwise than well)
 sync
+trap - EXIT
 # (killed between the two, there is the one or the other under another name, and entrypoint.sh makes no empty cluster)
 if [ -e "$PGDATA" ]; then
     rm -rf "$PGDATA.replaced"

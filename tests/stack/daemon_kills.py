@@ -46,7 +46,12 @@ class Daemon:
 
 
 def make_room() -> None:
-    """With cgroups of version 2, groups that limit anything have no processes beside them."""
+    """Let a daemon make groups of processes."""
+    for line in Path("/proc/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        if kind in ("cgroup", "cgroup2", "sysfs"):
+            subprocess.run(["mount", "-o", "remount,bind,rw", place], check=True)
+    # (with version 2, groups that limit anything have no processes beside them)
     if (CGROUPS / "cgroup.controllers").exists():
         (CGROUPS / "init").mkdir(exist_ok=True)
         for pid in (CGROUPS / "cgroup.procs").read_text().split():

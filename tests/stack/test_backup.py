@@ -579,8 +579,11 @@ def test_an_accidental_delete_is_undone_to_the_second(scene: Scene) -> None:
     after = client.make_run(experiment)
     assert client.ask("DELETE", client.locate(before, "file", experiment)).status_code == 200
     client.post("experiments/delete", experiment_id=experiment)
-    result = source.run("restore", "--at", moment, "--replace")
+    check_nothing_starts_after_an_end_in_the_middle(source, moment)
+    # (the second one has nothing to keep: what is there is half of this, and half of what there is a backup of)
+    result = source.run("restore", "--at", moment)
     assert result.returncode == 0, result.stderr
+    assert "is half of what it was and half of set" in result.stderr
     answer = client.ask("GET", f"{API}/experiments/get?experiment_id={experiment}").json()
     assert answer["experiment"]["lifecycle_stage"] == "active"
     runs = client.find_runs(experiment)
@@ -588,6 +591,52 @@ def test_an_accidental_delete_is_undone_to_the_second(scene: Scene) -> None:
     assert after not in runs
     assert client.ask("GET", client.locate(before, "file", experiment)).content == b"precious"
     check_ledger(client, writers, now.timestamp())
+
+
+def check_nothing_starts_after_an_end_in_the_middle(source: Deployment, moment: str) -> None:
+    """End a restore when the database is the restored one and the objects are not: nobody is to see that mixture."""
+    command = ["./stack", "restore", "--at", moment, "--replace"]
+    label = f"label=com.docker.compose.project={source.name}"
+    named = ["docker", "ps", "--filter", label, "--format", '{{.Label "com.docker.compose.service"}}']
+
+    def list_services() -> list[str]:
+        return subprocess.run(named, check=True, capture_output=True, text=True).stdout.split()
+
+    said = ""
+    with subprocess.Popen(
+        command, cwd=source.root, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as ended:
+        assert ended.stderr is not None
+        for line in ended.stderr:
+            said += line
+            if line.startswith("==> Bringing back the database"):
+                wait_until(lambda: "postgres" in list_services(), "the database comes back")
+                ended.terminate()
+    assert ended.returncode == 130, said
+    assert "the restore has not come to its end: the same ./stack restore again" in said
+    assert "Starting the servers" not in said
+    for command in (["up"], ["status"], ["backup"], ["undo", "1"], ["upgrade"]):
+        refused = source.run(*command)
+        assert refused.returncode == 1, command
+        assert "has not come to its end" in refused.stderr or "is not running" in refused.stderr, refused.stderr
+    assert set(list_services()) & {"postgres", "backup", "mlflow", "nginx", "serving", "follower"} == set()
+
+
+def test_a_database_that_does_not_fit_is_refused_and_takes_no_room(scene: Scene, tmp_path: Path) -> None:
+    [label] = [each["label"] for each in list_sets(scene.source) if each["name"] == scene.name]
+    place = "/var/lib/postgresql/data"
+    command = ["docker", "run", "--rm", "--interactive", "--user", "postgres", "--network", "none"]
+    command += ["--tmpfs", f"{place}:size=100m,uid=10001", "--tmpfs", "/tmp", "--volume", f"{scene.folder}:/from:ro"]
+    command += ["--entrypoint", "sh", scene.source.image("postgres"), "-c"]
+    script = f"/etc/postgres/restore.sh {label} immediate '' 1; echo $?; ls {place}"
+    with scene.passphrase.open() as passphrase:
+        done = subprocess.run([*command, script], stdin=passphrase, check=False, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+    assert re.fullmatch(
+        rf"postgres: only \d+ MB are free for the database, and the one of backup {label} needs \d+ MB beside it: "
+        r"free space: the former database is untouched\n",
+        done.stderr,
+    )
 
 
 def list_sets(stack: Deployment) -> list[dict[str, Any]]:
@@ -648,7 +697,8 @@ def test_a_schedule_makes_sets_and_removes_what_is_not_to_be_kept(scene: Scene) 
     assert result.stdout == "2026-11-25T09:46:41Z\n", result.stderr
     assert "Its database was brought back on trial, with " in scene.source.logs("backup")
     assert not (scene.folder / "trial").exists()
-    [shown] = [line for line in scene.source.check("status").splitlines() if line.startswith("Backups: ")]
+    # (the damage may have been told, to nobody yet, which it says as well)
+    [shown] = [line for line in scene.source.run("status").stdout.splitlines() if line.startswith("Backups: ")]
     assert re.match(
         rf"Backups: 1 backup, the newest {backup} \([0-9.]+ h old, [0-9.]+ MB\), [0-9.]+ MB in all; ", shown
     )

@@ -116,6 +116,21 @@ def test_more_workers_need_more_memory(other: Deployment) -> None:
     assert_one_line(result.stderr, "STACK_MLFLOW_MEMORY is '1g'", "16 workers", "1792m")
 
 
+@pytest.mark.parametrize(
+    "arguments", [("backup", "schedule", "off"), ("artifacts", "migrate", "--to", "s3")], ids=lambda words: words[0]
+)
+def test_a_second_stack_of_a_folder_does_not_change_the_settings_of_the_first(
+    other: Deployment, arguments: tuple[str, ...]
+) -> None:
+    settings = (other.root / ".env").read_text()
+    other.environment = {"STACK_NAME": "trial"}
+    result = other.run(*arguments)
+    other.environment = {}
+    assert result.returncode == 1
+    assert_one_line(result.stderr, "stack 'trial' shares .env with stack", other.name, "a checkout of its own")
+    assert (other.root / ".env").read_text() == settings
+
+
 UPSTREAM = {"STACK_TLS": "upstream", "STACK_PUBLIC_URL": "https://mlflow.example.org"}
 
 

@@ -265,7 +265,7 @@ def test_what_can_not_be_upgraded_is_said_in_one_line(releases: Releases) -> Non
         turn.write(f"upgrade {os.getpid()}\n")
         turn.flush()
         assert f"./stack upgrade runs at the moment (process {os.getpid()})" in refuse("--from", "previous")
-        for command in (["backup"], ["restore"], ["gc"], ["up"], ["down"]):
+        for command in (["backup"], ["restore"], ["gc"], ["up"], ["down"], ["undo", "1"], ["artifacts", "migrate"]):
             result = stack.run(*command)
             assert result.returncode == 1, command
             assert "./stack upgrade runs at the moment" in result.stderr, (command, result.stderr)
@@ -366,8 +366,10 @@ def test_a_migration_that_fails_leads_back_to_the_old_data_and_images(releases: 
         releases.ask_postgres("mlflow", "SELECT count(*) FROM pg_indexes WHERE indexname = 'stack_runs_failing'") == "0"
     )
     may = "has_database_privilege('{}', 'mlflow', 'CONNECT')"
-    privileges = f"SELECT {may.format('backup')}, {may.format('auth')}"
-    assert releases.ask_postgres("postgres", privileges) == "t|f"
+    privileges = (
+        f"SELECT {may.format('backup')}, {may.format('auth')}, has_database_privilege('undo', 'auth', 'CONNECT')"
+    )
+    assert releases.ask_postgres("postgres", privileges) == "t|f|t"
     assert git(releases.root, "diff", "v0.99.1", "--stat") == ""
     aside = releases.root / ".upgrade" / releases.stack.name / "aside"
     assert (aside / "docs/mine.md").read_text() == "mine"
@@ -389,12 +391,41 @@ def count_rows(releases: Releases) -> dict[str, int]:
     return found
 
 
+def break_follower(root: Path) -> None:
+    (root / "services/follower/follower/__main__.py").write_text('raise SystemExit("follower: broken")\n')
+
+
+def test_a_server_that_does_not_come_up_in_the_end_is_mended_and_the_upgrade_goes_on(
+    releases: Releases, soak: bool
+) -> None:
+    if not soak:
+        pytest.skip("--soak: two upgrades more")
+    releases.wait_until_well()
+    releases.make("v0.99.4", "0.99.4", break_follower)
+    result = releases.upgrade()
+    assert result.returncode == 1
+    assert "follower is not ready" in result.stderr
+    assert "follower: broken" in result.stderr
+    # Clients are in: there is no way but on.
+    assert releases.stack.is_served(releases.login)
+    refused = releases.stack.run("backup")
+    assert "an upgrade to 0.99.4" in refused.stderr
+    assert "./stack upgrade goes on with it" in refused.stderr
+    git(releases.root, "checkout", "--quiet", "v0.99.1", "services/follower")
+    git(releases.root, "commit", "--quiet", "--all", "--message", "mended")
+    releases.make("v0.99.5")
+    result = releases.upgrade()
+    assert result.returncode == 0, result.stderr
+    releases.check_whole("0.99.4")
+    assert releases.stack.run("status").returncode == 0
+
+
 def is_retried(releases: Releases, how: str, seconds: float, finish: list[str]) -> str:
     """Begin an upgrade to the other release, kill something after that time; return which runs in the end.
 
     `finish` is the command after a kill of ./stack itself.
     """
-    ends = {"0.99.1": "0.99.3", "0.99.3": "0.99.1"}
+    ends = {"0.99.4": "0.99.1", "0.99.1": "0.99.3", "0.99.3": "0.99.1"}
     [old] = releases.find_versions()
     log = releases.root.parent / "upgrade.log"
     releases.wait_until_well()

@@ -418,6 +418,30 @@ def test_listings_are_one_history_with_what_there_is_of_copies() -> None:
     assert capture.merge([after, before]) == [after[0], after[1], before[1]]
 
 
+def test_a_round_reads_what_former_rounds_wrote_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    item = Item("a", "v1", NOON, 1, is_live=True, name="objects/aa/a")
+
+    def read_passes(name: str) -> tuple[list[Item], list[str]]:
+        reads.append(name)
+        return [], []
+
+    newest = SimpleNamespace(name=SET, objects=[item])
+    listing = SimpleNamespace(list=lambda _: {"objects/aa/a": 1})
+    found = SimpleNamespace(read_sets=lambda: [newest], sort_passes=read_passes, shelf=listing)
+    known: list[capture.Known] = []
+
+    def look(_source: object, there: capture.Known, *_: object, may_vanish: bool) -> tuple[list[Item], int]:
+        known.append(there)
+        return [item], 0
+
+    monkeypatch.setattr(capture, "capture", look)
+    source: Any = SimpleNamespace(repository=found)
+    assert capture.copy_new(source, datetime.now(UTC), SET) == []
+    assert reads == [SET]
+    assert known == [{"objects/aa/a": item}]
+
+
 # --------------------------------------------------------------------------------------------------------------- WAL
 def test_segments_are_counted_over_the_end_of_a_log() -> None:
     assert pgbackrest.count_up("0000000100000002000000FE", "000000010000000300000001") == [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
 from importer import filestore, locations, objects
 from importer.locations import Owner
 from importer.objects import Object
@@ -68,3 +70,11 @@ def test_a_metric_said_twice_is_there_once_and_the_file_store_is_unchanged(tmp_p
     assert (root / "7/r1/metrics/deep/m").read_text().count("\n") == 3
     (root / "7/r1/metrics/deep/m").write_text("1 0.5 0\n")
     assert filestore.prepare(root, work) == root
+
+
+def test_the_old_stores_keys_are_in_the_containers_memory_only() -> None:
+    compose = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())
+    importer = compose["services"]["importer"]
+    assert any(objects.CREDENTIALS.is_relative_to(folder) for folder in importer["tmpfs"])
+    volumes = [volume.split(":")[1] for volume in importer["volumes"]]
+    assert not any(objects.CREDENTIALS.is_relative_to(folder) for folder in volumes)

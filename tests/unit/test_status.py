@@ -118,6 +118,12 @@ STATE = {
         ({"bucket": "s3://b/f can't be used"}, False, "bucket: s3://b/f can't be used"),
         ({"messages": "nobody answers"}, False, "messages: nobody answers"),
         ({"clock": "30 s ahead"}, False, "clock: 30 s ahead"),
+        (
+            {"sets": [], "at": "off", "archive": "32 MB wait"},
+            False,
+            "no backup; none by themselves (./stack backup schedule); WAL: 32",
+        ),
+        ({"sets": [], "at": "off", "target": "/b can't be read"}, False, "no backup can be read; none by themselves"),
     ],
 )
 def test_backups_that_are_late_or_fail_are_seen(change: dict[str, object], is_well: bool, part: str) -> None:

@@ -23,6 +23,7 @@ LATE_HOURS = 25  # of a backup that is made each day
 WARN_PERCENT, FULL_PERCENT = 85, 95  # of a disk: time to make room, and hardly any left
 # What the container `backup` says is wrong, by the name of the part.
 BACKUP_FAULTS = {
+    "target": "target",
     "fault": "the last one failed",
     "archive": "WAL",
     "untrue": "the last one brought back on trial",
@@ -155,13 +156,16 @@ def read_backups(text: str, now: datetime) -> Backups | None:
         return None
     at, names = state["at"], state["sets"]
     plan = "none by themselves (./stack backup schedule)" if at == "off" else f"each day at {at} UTC"
+    faults = [f"{what}: {state[part]}" for part, what in BACKUP_FAULTS.items() if state.get(part)]
     if not names:
-        return Backups(f"no backup: ./stack backup makes one; {plan}", is_well=at == "off")
+        shown = "no backup can be read" if state.get("target") else "no backup"
+        shown += "" if faults else ": ./stack backup makes one"  # (it would begin anew where a disk is away)
+        return Backups("; ".join([shown, plan, *faults]), is_well=at == "off" and not faults)
     age = now - datetime.strptime(names[-1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
     hours = age.total_seconds() / 3600
     is_late = at != "off" and hours > LATE_HOURS
-    faults = [f"the newest is {hours:.0f} h old: LATE" if is_late else ""]
-    faults += [f"{what}: {state[part]}" for part, what in BACKUP_FAULTS.items() if state.get(part)]
+    if is_late:
+        faults.insert(0, f"the newest is {hours:.0f} h old: LATE")
     count = "1 backup" if len(names) == 1 else f"{len(names)} backups"
     sizes = state.get("sizes") or {}
     size = f", {decimal(sizes['sets'][names[-1]])}" if names[-1] in sizes.get("sets", {}) else ""
@@ -173,7 +177,7 @@ def read_backups(text: str, now: datetime) -> Backups | None:
     if state["trial"]:
         days = (now.timestamp() - state["trial"]) / 86400
         shown += f"; brought back on trial {days:.1f} days ago"
-    return Backups("; ".join([shown, *filter(None, faults)]), is_well=not any(faults))
+    return Backups("; ".join([shown, *faults]), is_well=not faults)
 
 
 @dataclass(frozen=True)

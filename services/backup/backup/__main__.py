@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from admin.faults import FaultError, printable
 from backup.cli import app
+from backup.faults import describe
 from backup.shelf import ShelfError
 
 try:
@@ -20,6 +21,11 @@ except FaultError as fault:
     sys.exit("\n".join(f"stack: {printable(line)}" for line in str(fault).splitlines()))
 except ShelfError as error:
     sys.exit(f"stack: a file of the backups can't be written or read: {printable(str(error))}: is there space?")
+except OSError as error:
+    sys.exit(
+        f"stack: a file can't be read or written: {printable(describe(error))}: see that its disk is there, neither "
+        "full nor read-only"
+    )
 except OperationalError as error:
     reason = " ".join(str(error.orig).split())
     sys.exit(f"stack: the database can't be used: {printable(reason)}: ./stack status shows what is wrong")

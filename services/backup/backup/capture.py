@@ -50,11 +50,10 @@ def name_copy(version: Version) -> str:
     return f"{OBJECTS}/{digest[:2]}/{digest}"
 
 
-def find_known(repository: Repository) -> Known:
+def find_known(repository: Repository, history: list[Item]) -> Known:
     """Return what the newest set, and what came after it, has of copies that are still there."""
-    objects, _ = find_history(repository)
     sizes = repository.shelf.list(OBJECTS)
-    return {item.name: item for item in objects if item.name and sizes.get(item.name) == item.size}
+    return {item.name: item for item in history if item.name and sizes.get(item.name) == item.size}
 
 
 def find_history(repository: Repository) -> tuple[list[Item], list[str]]:
@@ -76,7 +75,7 @@ def copy_new(source: Source, since: datetime, name: str, *, is_moment: bool = Fa
     """
     history, damaged = find_history(source.repository)
     seen = {(item.key, item.version, item.time) for item in history}
-    items, _ = capture(source, find_known(source.repository), since, report_nothing, may_vanish=True)
+    items, _ = capture(source, find_known(source.repository, history), since, report_nothing, may_vanish=True)
     new = [item for item in items if (item.key, item.version, item.time) not in seen]
     if new or is_moment:
         source.repository.write_out()

@@ -224,25 +224,32 @@ def prepare() -> None:
     """Say what is wrong with the folder of backups; WAL is archived if there is a set that it goes with."""
     chosen, passphrase = settings.load(), settings.read_passphrase()
     pgbackrest.configure(settings.TARGET, passphrase)
-    if not (settings.TARGET / repository.IDENTITY).exists():
-        if ARCHIVING.exists():
-            # (WAL waits meanwhile: given up, it would be missing without anybody's being told)
-            raise FaultError(
-                f"{chosen.shown} has no backups any more: see that its disk is there, or begin anew: ./stack backup"
-            )
-        return  # without a backup WAL is of no use
-    check_own(chosen)
-    ARCHIVING.touch()
+    try:
+        check_own(chosen)
+    except repository.MissingError:
+        return  # (without a backup WAL is of no use; if there are some in a former place, the rounds say that it waits)
+    ARCHIVING.write_text(chosen.shown)
     with opened("", asked=False):
         pass
 
 
 def check_own(chosen: settings.Settings) -> None:
-    """Let no WAL come into the backups of another database. Raises FaultError."""
+    """Let no WAL come into the backups of another database, and no new ones begin where a disk is away.
+
+    Raises MissingError where there were none yet, another FaultError for what is wrong. WAL waits meanwhile, unless it
+    belongs nowhere: given up, it would be missing without anybody's being told.
+    """
     try:
         repository.check_owner(settings.TARGET, chosen.shown, chosen.stack)
-    except FaultError:
+    except repository.OwnerError:
         ARCHIVING.unlink(missing_ok=True)
+        raise
+    except repository.MissingError:
+        # (an earlier version named no place)
+        if ARCHIVING.exists() and ARCHIVING.read_text() in ("", chosen.shown):
+            raise FaultError(
+                f"{chosen.shown} has no backups any more: see that its disk is there, or begin anew: ./stack backup"
+            ) from None
         raise
 
 
@@ -250,15 +257,21 @@ def check_own(chosen: settings.Settings) -> None:
 def copy_between() -> None:
     """Do what is due every minute; print what is wrong, as JSON."""
     chosen = settings.load()
-    check_own(chosen)
-    with opened("", asked=False) as found:
-        print(json.dumps(asdict(passing.go(chosen, found))))
+    try:
+        check_own(chosen)
+        with opened("", asked=False) as found:
+            passed = passing.go(chosen, found)
+    except FaultError as fault:  # (how much WAL waits is told all the same)
+        passed = passing.Passed(archive=database.find_archive_fault() or "", copies=str(fault))
+    print(json.dumps(asdict(passed)))
 
 
 @app.command(hidden=True)
 def scheduled() -> None:
     """Make a set, and remove those that are not to be kept any more."""
     rules = retention.read_rules(os.environ.get("STACK_BACKUP_KEEP", ""))
+    with contextlib.suppress(repository.MissingError):  # (a place that is new begins with this set)
+        check_own(settings.load())
     make()
     with opened("", asked=False) as found:
         sets = {each.name: each.moment for each in found.read_sets()}

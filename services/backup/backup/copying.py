@@ -8,7 +8,7 @@ from pathlib import Path
 
 from admin.faults import FaultError
 from backup.pgbackrest import STANZA
-from backup.repository import CHECK, IDENTITY, SETS, Repository
+from backup.repository import CHECK, IDENTITY, SETS, Repository, explain
 
 # What pgBackRest changes with each backup; the folder's own, with a checksum in each.
 CHANGING = [
@@ -33,9 +33,7 @@ def copy_set(repository: Repository, name: str, target: Path, shown: str) -> int
         for path in (*CHANGING, IDENTITY, f"files/{SETS}/{name}{end}"):
             size += copy_file(repository.folder / path, target / path, changes=True)
     except OSError as error:
-        raise FaultError(
-            f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"
-        ) from None
+        raise explain(shown, error) from None
     return size
 
 

@@ -82,10 +82,10 @@ def _make(chosen: Settings, repository: Repository, is_full: bool) -> Made:
     sets = repository.find_sets()
     name = name_set(begun, sets)
     repository.shelf.write(f"{BEGUN}/{name}", [chosen.stack.encode()])
-    ARCHIVING.touch()
+    ARCHIVING.write_text(chosen.shown)
     source = capture.Source(repository, capture.open_bucket(chosen.store))
     since = datetime.fromtimestamp(find_beginning(repository, begun), UTC)
-    known: Known = {} if is_full else capture.find_known(repository)
+    known: Known = {} if is_full else capture.find_known(repository, capture.find_history(repository)[0])
     progress.say(f"set {name}: copying objects that are new")
     _, copied = capture.capture(source, known, since, progress.report, may_vanish=True)
     progress.say("copying the database's files")
@@ -162,8 +162,12 @@ def list_files(repository: Repository, label: str, first: str, last: str) -> lis
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        error.filename = str(path)  # (one that comes on the way does not name it)
+        raise
 
 
 def read_fingerprints() -> dict[str, str]:

@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from admin.faults import FaultError, printable
 from backup import capture, carrying, database, making, planning, repository
+from backup.faults import describe
 from backup.repository import PASSES, Repository
 from backup.settings import SCRATCH, TARGET, Settings
 from backup.shelf import ShelfError
@@ -58,6 +59,8 @@ def go(chosen: Settings, found: Repository) -> Passed:
         passed.copies = str(fault)
     except (ShelfError, BotoCoreError, ClientError) as error:
         passed.copies = f"new objects can't be copied: {printable(str(error))}"
+    except OSError as error:
+        passed.copies = f"new objects can't be copied: {printable(describe(error))}"
     if chosen.bucket != "off":
         try:
             place = carrying.open_place(chosen.bucket, os.environ, carrying.CREDENTIALS.read_text())
@@ -65,7 +68,7 @@ def go(chosen: Settings, found: Repository) -> Passed:
         except FaultError as fault:
             passed.bucket = str(fault)
         except OSError as error:
-            passed.bucket = f"{chosen.bucket} can't be used: {error.strerror}: {error.filename}"
+            passed.bucket = f"{chosen.bucket} can't be used: {printable(describe(error))}"
     return passed
 
 

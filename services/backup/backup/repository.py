@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,10 +28,20 @@ SETS, BEGUN, PASSES, OBJECTS = "sets", "begun", "passes", "objects"
 DAMAGED = "damaged"  # a file for each set that was found to be so, with the reason
 NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 REMEDY = "choose a set, without --at; ./stack backup begins anew"
+# What the stack itself puts into a folder before that is one of backups, also by a process that was killed.
+OWN = {LOCK, OBJECTS_LOCK, TRIAL_LOCK, f"{IDENTITY}.new", "files", "postgres", "schedule.json", "schedule.new", "trial"}
 
 
 class BusyError(FaultError):
     """Somebody else is at work."""
+
+
+class MissingError(FaultError):
+    """A folder holds no backups."""
+
+
+class OwnerError(FaultError):
+    """A folder has the backups of another stack, or of another database."""
 
 
 class DamageError(FaultError):
@@ -182,16 +192,18 @@ class Repository:
 
 
 def read_identity(folder: Path, shown: str) -> Identity:
-    """Return what a folder says of itself. Raises FaultError that says why it can't be read."""
+    """Return what a folder says of itself. Raises MissingError, or another FaultError if it can't be read."""
     try:
         return msgspec.json.decode((folder / IDENTITY).read_bytes(), type=Identity)
     except FileNotFoundError:
-        raise FaultError(f"{shown} holds no backups: ./stack backup makes one, or name another folder") from None
+        raise MissingError(f"{shown} holds no backups: ./stack backup makes one, or name another folder") from None
     except PermissionError:
         raise FaultError(
             f"{shown} can't be read by the user backup ({os.getuid()}): chown -R {os.getuid()} it"
         ) from None
-    except (OSError, msgspec.DecodeError) as error:
+    except OSError as error:
+        raise FaultError(f"{shown} can't be read ({error.strerror}): see that its disk is there, and well") from None
+    except msgspec.DecodeError as error:
         raise FaultError(f"{shown}/{IDENTITY} is damaged ({error}): take it from a copy of the folder") from None
 
 
@@ -227,15 +239,19 @@ def opened(folder: Path, shown: str, passphrase: str) -> Iterator[Repository]:
 
 def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
     """Make an empty folder one of backups; one that is such already stays as it is. Raises FaultError."""
-    if (folder / IDENTITY).exists():
-        return
+    try:
+        read_identity(folder, shown)
+    except MissingError:
+        _make(folder, shown, stack, passphrase)
+
+
+def _make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
     identity = Identity(manifest.FORMAT, str(uuid.uuid4()), stack, bool(passphrase), moments.write(datetime.now(UTC)))
     try:
-        if any(
-            each.name not in ("lost+found", LOCK, OBJECTS_LOCK, TRIAL_LOCK, "files", "postgres")
-            for each in folder.iterdir()
-        ):
+        if any(each.name not in {"lost+found", *OWN} for each in folder.iterdir()):
             raise FaultError(f"{shown} is not empty, and holds no backups: choose an empty folder")
+        if (folder / "files" / SETS).exists():
+            raise FaultError(f"{shown} has sets, but no {IDENTITY}: take it from a copy, or choose an empty folder")
         (folder / "files").mkdir(exist_ok=True)
         with Shelf(folder / "files", passphrase) as shelf:
             shelf.write(CHECK, [identity.id.encode()])
@@ -243,20 +259,29 @@ def make(folder: Path, shown: str, stack: str, passphrase: str) -> None:
         temporary.write_bytes(msgspec.json.encode(identity))
         temporary.replace(folder / IDENTITY)
     except OSError as error:
-        raise FaultError(
-            f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"
-        ) from None
+        raise explain(shown, error) from None
+
+
+def explain(shown: str, error: OSError) -> FaultError:
+    """Return the fault of a folder that can't be written."""
+    remedy = "see that its disk is there, neither full nor read-only"
+    if isinstance(error, PermissionError):
+        remedy = f"it must be the user backup's ({os.getuid()})"
+    return FaultError(f"{shown} can't be written ({error.strerror}): {remedy}")
 
 
 def check_owner(folder: Path, shown: str, stack: str) -> None:
-    """Let no two stacks write into one folder, nor a new database beside the former one's. Raises FaultError."""
+    """Let no two stacks write into one folder, nor a new database beside the former one's.
+
+    Raises OwnerError, or another FaultError if that can't be told.
+    """
     owner = read_identity(folder, shown).stack
     if owner != stack:
-        raise FaultError(
+        raise OwnerError(
             f"{shown} has the backups of stack {owner!r}, this is {stack!r}: set STACK_BACKUP_TO to another folder"
         )
     if (known := pgbackrest.find_system()) and (own := read_system()) and own != known:
-        raise FaultError(
+        raise OwnerError(
             f"{shown} has the backups of another database ({known}, this one is {own}): ./stack restore brings it "
             "back, or set STACK_BACKUP_TO to another folder"
         )
@@ -272,14 +297,13 @@ def read_system() -> int | None:
 
 @contextmanager
 def alone(folder: Path, shown: str, what: str = LOCK, *, waits: bool = False) -> Iterator[None]:
-    """Be the only one who changes the sets, or copies objects. Raises FaultError if somebody else does."""
-    try:
-        with (folder / what).open("w") as file:
+    """Be the only one who changes the sets, or copies objects. Raises BusyError if somebody else does, FaultError."""
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context((folder / what).open("w"))
             fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-            yield
-    except BlockingIOError:
-        raise BusyError(f"another backup to {shown} is at work: wait for its end") from None
-    except PermissionError as error:
-        raise FaultError(
-            f"{shown} can't be written ({error.strerror}): it must be the user backup's ({os.getuid()})"
-        ) from None
+        except BlockingIOError:
+            raise BusyError(f"another backup to {shown} is at work: wait for its end") from None
+        except OSError as error:
+            raise explain(shown, error) from None
+        yield

@@ -24,7 +24,9 @@ from backup import programs
 
 TARGET, ARCHIVING = Path("/backups"), Path("/archiving/on")
 DATABASE = "/run/postgresql/.s.PGSQL.5432"
-STATE = TARGET / "schedule.json"  # what the schedule did last
+STATE = Path("/tmp/schedule.json")  # what was done, found and told last: where no fault of the target's is in the way
+COPY = STATE.name  # in the target: what the next start begins with
+IDENTITY = "repository.json"
 NOTIFY = Path("/run/secrets/notify")
 ROUND_SECONDS = 40  # and what a round takes: what is lost with all of this machine came within the last minute
 FIRST_SECONDS, SOON_SECONDS = 20, 10
@@ -85,23 +87,47 @@ class Schedule:
         self.not_before = 0.0 if is_made else now + RETRY_SECONDS
 
 
-def write_state(state: dict[str, Any]) -> None:
-    """Write what ./stack status shows."""
-    temporary = STATE.with_suffix(".new")
+def write_state(state: dict[str, Any]) -> bool:
+    """Write what ./stack status shows, and the copy of it; return whether the former could be written."""
+    is_written = _write(STATE, state)
+    if is_own():
+        _write(TARGET / COPY, state)
+    return is_written
+
+
+def _write(path: Path, state: dict[str, Any]) -> bool:
+    temporary = path.with_suffix(".new")
     try:
         temporary.write_text(json.dumps(state))
-        temporary.replace(STATE)
+        temporary.replace(path)
     except OSError as error:  # (WAL is to be taken all the same)
-        say(f"{STATE} can't be written: {error.strerror}")
+        say(f"{path} can't be written: {error.strerror}")
+        return False
+    return True
 
 
 def read_state() -> dict[str, Any]:
     """Return what the schedule did last."""
+    return _read(STATE)
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        state: dict[str, Any] = json.loads(STATE.read_text())
+        found = json.loads(path.read_text())
     except (OSError, ValueError):
         return {}
-    return state
+    return found if isinstance(found, dict) else {}
+
+
+def is_own() -> bool:
+    """Return whether the target has backups of this stack: what else it may be, nothing is written there."""
+    return _read(TARGET / IDENTITY).get("stack") == os.environ.get("STACK_NAME", "")
+
+
+def recall() -> None:
+    """Go on with what was known before the start."""
+    if is_own():
+        _write(STATE, _read(TARGET / COPY))
 
 
 def answers() -> bool:
@@ -173,7 +199,7 @@ class Watch:
         tried = min(max(state.get("trial", 0), state.get("trying", 0)), now)
         if self._schedule.at != "off" and made and now - tried > WEEK:
             return Job("trial")
-        if (newest := find_newest()) != self._measured:
+        if (newest := find_newest(self._measured)) != self._measured:
             self._measured = newest
             return Job("measure")
         return None
@@ -210,9 +236,11 @@ class Watch:
         changed: dict[str, str | float] = {
             part: fault for part, fault in found.items() if former.get(part, "") != fault
         }
-        if not found["bucket"]:
+        if not found["bucket"] and not found["copies"]:
             changed |= {"carried": time.time() - took, "took": took}
         write_state(former | changed)
+        if not ARCHIVING.exists():
+            self._failed.clear()  # (no other round comes: what this one found is certain)
         # (what fails for the first time is tried again soon: then it is said)
         first = any(count == 1 for count in self._failed.values())
         self._next_round = start + (SOON_SECONDS if first else ROUND_SECONDS)
@@ -221,7 +249,7 @@ class Watch:
         if not (NOTIFY.exists() and NOTIFY.stat().st_size) or time.monotonic() < self._next_message:
             return
         state = read_state()
-        troubles = find_troubles(state, self._schedule.at, find_newest(), now)
+        troubles = find_troubles(state, self._schedule.at, find_newest(self._measured), now)
         told: dict[str, str] = state.get("told", {})
         troubles = {
             part: fault
@@ -235,13 +263,20 @@ class Watch:
         fault = (done.stderr.strip().splitlines() or ["the message did not go out"])[-1] if done.returncode else ""
         if fault:
             say(fault)
+        is_written = write_state(read_state() | {"messages": fault} | ({} if fault else {"told": troubles}))
+        if fault or not is_written:  # (what was told and could not be written down would be told again at once)
             self._next_message = time.monotonic() + AGAIN_SECONDS
-        write_state(read_state() | {"messages": fault} | ({} if fault else {"told": troubles}))
 
 
-def find_newest() -> str:
-    """Return the name of the newest set, "" for none."""
-    return max((path.name.removesuffix(".bin") for path in (TARGET / "files/sets").glob("*Z*")), default="")
+def find_newest(otherwise: str = "") -> str:
+    """Return the name of the newest set, "" for none; where the target can't be read, what is known otherwise."""
+    try:
+        names = [path.name.removesuffix(".bin") for path in (TARGET / "files/sets").iterdir() if "Z" in path.name]
+    except FileNotFoundError:
+        return ""
+    except OSError:
+        return otherwise
+    return max(names, default="")
 
 
 def find_troubles(state: dict[str, Any], at: str, newest: str, now: float) -> dict[str, str]:
@@ -267,6 +302,7 @@ def main() -> None:
     """Run until the container ends."""
     watch = Watch(Schedule(os.environ.get("STACK_BACKUP_AT", "off")))
     signal.signal(signal.SIGHUP, watch.hurry)
+    recall()
     is_good, said = run("prepare")
     if not is_good:
         say(said)

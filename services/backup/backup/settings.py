@@ -12,7 +12,7 @@ from tracking import store
 SECRETS = Path("/run/secrets")
 # The stack's own backups; those that are brought back are mounted beside them, read-only.
 TARGET, SOURCE, COPY = Path("/backups"), Path("/from"), Path("/to")
-ARCHIVING = Path("/archiving/on")  # as long as it is there, Postgres hands its WAL over
+ARCHIVING = Path("/archiving/on")  # as long as it is there, Postgres hands its WAL over; it names the place
 PGDATA = Path("/var/lib/postgresql/data/17")
 SOCKET = "/run/postgresql"
 DATABASES = ("mlflow", "auth")

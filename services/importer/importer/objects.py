@@ -26,7 +26,7 @@ RCLONE = "/usr/local/bin/rclone"
 WORKERS = 8
 CHUNK = 1024 * 1024
 SHOWN = 10
-CREDENTIALS = WORK / "source_credentials"
+CREDENTIALS = Path("/tmp/source_credentials")  # (in this container's memory: the volume would keep it after a fault)
 LIMITS = {
     "connect_timeout": 5,
     "read_timeout": 60,
