@@ -420,10 +420,10 @@ def test_a_server_that_does_not_come_up_in_the_end_is_mended_and_the_upgrade_goe
     assert releases.stack.run("status").returncode == 0
 
 
-def is_retried(releases: Releases, how: str, seconds: float, finish: list[str]) -> str:
-    """Begin an upgrade to the other release, kill something after that time; return which runs in the end.
+def is_retried(releases: Releases, how: str, when: float | str, finish: list[str]) -> str:
+    """Begin an upgrade to the other release, kill something then; return which runs in the end.
 
-    `finish` is the command after a kill of ./stack itself.
+    `when` is after so many seconds, or as soon as it says that; `finish` is the command after a kill of ./stack itself.
     """
     ends = {"0.99.4": "0.99.1", "0.99.1": "0.99.3", "0.99.3": "0.99.1"}
     [old] = releases.find_versions()
@@ -432,7 +432,10 @@ def is_retried(releases: Releases, how: str, seconds: float, finish: list[str]) 
     with Writer(releases), log.open("w") as said_to:
         command = ["./stack", "upgrade", "--to", f"v{ends[old]}"]
         upgrade = subprocess.Popen(command, cwd=releases.root, stdin=subprocess.DEVNULL, stderr=said_to)
-        time.sleep(seconds)
+        if isinstance(when, str):
+            wait_until(lambda: when in log.read_text(), when, 900)
+        else:
+            time.sleep(when)
         if how in ("./stack", "terminal"):
             upgrade.send_signal(signal.SIGKILL if how == "./stack" else signal.SIGHUP)
             upgrade.wait(1800)
@@ -440,7 +443,7 @@ def is_retried(releases: Releases, how: str, seconds: float, finish: list[str]) 
                 journal = releases.root / ".upgrade" / releases.stack.name / "journal"
                 assert not journal.exists() or "step=open\n" in journal.read_text()
             result = releases.stack.run(*finish)
-            print(f"killed {how} after {seconds:.1f} s; {finish[0]}: {log.read_text()} {result.stderr}")
+            print(f"killed {how} at {when}; {finish[0]}: {log.read_text()} {result.stderr}")
             # (killed before it had begun, the files are the old ones, and no upgrade is to be finished)
             assert result.returncode == 0, result.stderr
         else:
@@ -449,7 +452,7 @@ def is_retried(releases: Releases, how: str, seconds: float, finish: list[str]) 
                 os.kill(pid, signal.SIGKILL)
             upgrade.wait(1800)
             said = log.read_text()
-            print(f"killed {how} after {seconds:.1f} s: {upgrade.returncode} {said}")
+            print(f"killed {how} at {when}: {upgrade.returncode} {said}")
             assert upgrade.returncode in (0, 1)
             if upgrade.returncode == 1:
                 assert "runs as before" in said or "runs on" in said or "goes on with it" in said, said
@@ -481,10 +484,10 @@ def test_killed_at_any_moment_it_ends_old_or_new(releases: Releases, soak: bool)
     chance = random.Random(seed)
     print(f"seed {seed}")
     for how in victims if soak else victims[:1]:
-        # (without --soak in the same place each time)
-        seconds = chance.uniform(1, releases.seconds) if soak else 0.6 * releases.seconds
+        # (without --soak in its middle each time)
+        when = chance.uniform(1, releases.seconds) if soak else "==> Changing to "
         finish = chance.choice((["upgrade"], ["up", "--no-train"])) if soak else ["upgrade"]
-        version = is_retried(releases, how, seconds, finish)
+        version = is_retried(releases, how, when, finish)
         releases.check_whole(version)
         wait_until(lambda: releases.stack.run("status").returncode == 0, "every service is well")
 
