@@ -91,7 +91,7 @@ class Side:
 
 
 ID, PARAMETERS = re.compile(r"[0-9a-f]{32}"), re.compile(r"\\n\[parameters: .*?\}\]")
-SET = re.compile(r"\{('\w+'(?:, '\w+')*)\}")  # that a message shows, whose order differs from process to process
+SET = re.compile(r"\{('[^']+'(?:, '[^']+')*)\}")  # that a message shows, whose order differs from process to process
 NAMED = re.compile(r"[0-9a-f]{32}|[a-z]+-[a-z]+-[0-9]{1,4}")
 
 
