@@ -29,6 +29,7 @@ QUIET = "docker-compose.yml:tests/stack/compose.quiet.yml"  # a COMPOSE_FILE
 WAIT_SECONDS = 240.0
 OK = 200
 RETRY_SECONDS = "15"  # what a client is told while something is away (nginx.conf)
+REVOKED_SECONDS = 5.0  # in which a login or right that is taken away ends
 # Needs a login, the server and its database.
 PROBE = "/api/2.0/mlflow/experiments/get?experiment_id=0"
 
@@ -262,3 +263,25 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = WAIT_S
             return time.monotonic() - start
         time.sleep(max(0.2, min(2.0, 2 * (time.monotonic() - asked))))  # (what is slow to ask is asked less often)
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
+
+
+def find_end(is_still: Callable[[], bool], what: str, *, quiet: float = 0, times: int = 1) -> float:
+    """Return after how many seconds the last question began that was still answered as before.
+
+    By its beginning, since how long an answer takes is the machine's. It has ended when so many answers in a row, for
+    so many seconds, were other ones.
+    """
+    start = last = time.monotonic()
+    others = 0
+
+    def has_ended() -> bool:
+        nonlocal last, others
+        begun = time.monotonic()
+        if is_still():
+            last, others = begun, 0
+        else:
+            others += 1
+        return others >= times and begun - last >= quiet
+
+    wait_until(has_ended, what)
+    return last - start
